@@ -1,0 +1,1 @@
+"""Radloom: pipelines/workflows."""
