@@ -73,6 +73,8 @@ class ReasonCode(str, Enum):
     """The rescaling differs within the series or is absent where the modality demands it."""
     INVALID_AFFINE = "invalid_affine"
     """A NIfTI, NRRD or MHA file whose affine is singular or not finite."""
+    NOT_FINITE = "not_finite"
+    """Some voxels are NaN or infinite, and nothing says what they stand for."""
     SPLIT_SERIES = "split_series"
     """One SeriesInstanceUID held several volumes; this is one of them."""
     TIME_SERIES = "time_series"
