@@ -1,43 +1,47 @@
 """What a stage is, and how one runs on one study so that a crash at any instant costs nothing.
 
-Writing, receipts and resuming live here; a stage itself computes and touches no disk.
+`run_stage` runs, writes, keeps receipts and resumes; a stage computes and touches no disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
+import hashlib
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
 
-from radloom.pipelines.study import Output, Study
+from radloom.errors import InputError, MissingWeights, OutOfMemory, StageFailed
+from radloom.pipelines.export import READERS, Beside, Grid, write_output
+from radloom.pipelines.failure import is_out_of_memory, reason_of, trace_of
+from radloom.pipelines.files import inside
+from radloom.pipelines.measure import Cost, machine, measured, versions
+from radloom.pipelines.plain import plain
+from radloom.pipelines.receipt import Check, OutputRecord, Receipt, read_receipts, record_of
+from radloom.pipelines.records import read_records, write_record
+from radloom.pipelines.stage_folder import StageFolder, stage_folders
+from radloom.pipelines.study import Deferred, Output, Study
+from radloom.shapes import affine_of, spatial_shape
+from radloom.transforms.nifti import read_nifti_header
 
-__all__ = ["Check", "Context", "Stage", "StageResult"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """A named number with the range it is expected in. Out of range: the study is flagged."""
-
-    name: str
-    """Lower-case words with underscores, with the role: ``t2_folded_voxels``."""
-    value: float
-    low: float | None = None
-    high: float | None = None
-    unit: str = ""
-    meaning: str = ""
-    """One sentence for the report: what it tells, and what to look at when it is out of range."""
-
-    @property
-    def flagged(self) -> bool:
-        """Whether the value is outside its range, or not a number."""
-        value = self.value
-        if value != value:
-            return True
-        return (self.low is not None and value < self.low) or (
-            self.high is not None and value > self.high
-        )
+__all__ = [
+    "Check",
+    "Context",
+    "Receipt",
+    "Stage",
+    "StageResult",
+    "keep_stages",
+    "make_generator",
+    "read_receipts",
+    "read_records",
+    "record_failure",
+    "run_stage",
+    "unfinished_stage",
+    "write_record",
+]
 
 
 @dataclass(frozen=True)
@@ -95,3 +99,233 @@ class Stage(Protocol):
             RadloomError: this study cannot be done; the message is for people.
         """
         ...
+
+
+def make_generator(study: str, fingerprint: str) -> torch.Generator:
+    """A CPU generator whose seed is the sha256 of a study's key and a stage's fingerprint.
+
+    >>> make_generator("sub-a_ses-1", "f").initial_seed() == make_generator(
+    ...     "sub-a_ses-1", "f").initial_seed()
+    True
+    """
+    digest = hashlib.sha256(f"{study}\n{fingerprint}".encode()).digest()
+    generator = torch.Generator(device="cpu")
+    generator.manual_seed(int.from_bytes(digest[:7], "big"))
+    return generator
+
+
+def run_stage(stage: Stage, study: Study, out: Path, context: Context) -> tuple[Study, Receipt]:
+    """The study with what `stage` gives, its files below `out`, and the receipt.
+
+    Where a receipt matches (fingerprint, input hashes, files) nothing is run, and the outputs are
+    read only when a later stage asks for them. A stage that was skipped is asked again. `context`
+    gets its generator here, from `make_generator`.
+
+    Raises:
+        StageFailed: the stage gave up; the receipt says so, and never matches.
+        OutOfMemory: it gave up for lack of memory.
+    """
+    place = StageFolder(out, study.record.key, stage.name)
+    receipt = Receipt(
+        study=study.record.key,
+        stage=stage.name,
+        status="failed",
+        position=len(study.outputs),
+        parameters=_parameters(stage),
+        device=str(context.device),
+        versions=versions(),
+        platform=machine(),
+    )
+    cost = Cost()
+    try:
+        fingerprint, inputs = stage.fingerprint(), dict(stage.input_hashes(study))
+        receipt = replace(receipt, fingerprint=fingerprint, inputs=inputs)
+        known = place.receipt()
+        if known is not None and _matches(known, receipt) and place.has_files_of(known):
+            place.tidy()
+            deferred = tuple(_deferred(output, out) for output in known.outputs)
+            return study.with_outputs(stage.name, deferred), known
+        place.begin()
+        context = replace(context, generator=make_generator(study.record.key, fingerprint))
+        with measured(context.device, cost):
+            result = _result(stage, study, context)
+        receipt = _with_cost(receipt, cost)
+        outputs, receipt = _publish(result, study, place, receipt)
+    except Exception as error:
+        raise _failed(error, place, _with_cost(receipt, cost)) from error
+    return study.with_outputs(stage.name, outputs), receipt
+
+
+def record_failure(out: Path, study: str, stage: str, reason: str) -> Receipt:
+    """The receipt of a stage whose process died and could not write one itself.
+
+    `study` is the study's key; `reason` is for people and holds no identifiers.
+    """
+    place = StageFolder(out, study, stage)
+    before = [receipt for receipt in read_receipts(out, study) if receipt.stage != stage]
+    receipt = Receipt(
+        study=study,
+        stage=stage,
+        status="failed",
+        reason=reason,
+        position=len(before),
+        versions=versions(),
+        platform=machine(),
+    )
+    place.clear()
+    place.finish(receipt)
+    return receipt
+
+
+def unfinished_stage(out: Path, study: str) -> str:
+    """The stage that was under way when the process that ran the study died; else empty."""
+    return next((p.stage for p in stage_folders(out, study) if p.partial.is_dir()), "")
+
+
+def keep_stages(out: Path, study: str, stages: Collection[str]) -> None:
+    """Nothing left of any stage of a study but `stages`: receipts and files of the others go.
+
+    For what an earlier command did that the present one does not: another workflow's stages, and
+    those after a stage that now failed.
+    """
+    for place in stage_folders(out, study):
+        if place.stage not in stages:
+            place.clear()
+            with suppress(OSError):
+                place.folder.rmdir()
+
+
+def _result(stage: Stage, study: Study, context: Context) -> StageResult:
+    try:
+        return stage.run(study, context)
+    except MissingWeights as error:
+        return StageResult(status="skipped", reason=reason_of(error))
+
+
+def _publish(
+    result: StageResult, study: Study, place: StageFolder, receipt: Receipt
+) -> tuple[tuple[Output, ...], Receipt]:
+    """The outputs as they are handed on, their files in the tree, and the receipt on the disk."""
+    outputs = _written(place.stage, result.outputs, study, place)
+    records = tuple(_record(output, place) for output in outputs)
+    place.publish(path for output in outputs for path in output.files)
+    receipt = replace(
+        receipt,
+        status=result.status,
+        reason=result.reason,
+        outputs=records,
+        checks=result.checks,
+    )
+    place.finish(receipt)
+    return outputs, receipt
+
+
+def _failed(error: Exception, place: StageFolder, begun: Receipt) -> StageFailed:
+    """What to raise; the failure is on the disk, unless the disk is what failed."""
+    reason = reason_of(error)
+    receipt = replace(begun, status="failed", reason=reason, trace=trace_of(error))
+    with suppress(OSError):
+        place.clear()
+        place.finish(receipt)
+    kind = OutOfMemory if is_out_of_memory(error) else StageFailed
+    return kind(f"{place.study}: {place.stage}: {reason}")
+
+
+def _matches(known: Receipt, begun: Receipt) -> bool:
+    return (
+        known.status == "done"
+        and known.fingerprint == begun.fingerprint
+        and known.inputs == begun.inputs
+    )
+
+
+def _with_cost(receipt: Receipt, cost: Cost) -> Receipt:
+    return replace(
+        receipt,
+        seconds=round(cost.seconds, 3),
+        peak_memory_bytes=cost.peak_memory_bytes,
+        peak_device_bytes=cost.peak_device_bytes,
+    )
+
+
+def _parameters(stage: Stage) -> Mapping[str, Any]:
+    names = getattr(stage, "__dataclass_fields__", {})
+    return {name: plain(getattr(stage, name)) for name in names}
+
+
+def _written(
+    stage: str, outputs: tuple[Output, ...], study: Study, place: StageFolder
+) -> tuple[Output, ...]:
+    """The outputs with their files in the partial folder."""
+    after = study.with_outputs(stage, outputs)
+    taken = {path for output in study.find() for path in output.files}
+    written = []
+    for output in outputs:
+        beside = _beside(output, study, after)
+        done = write_output(output, study.record, place.partial, beside=beside)
+        twice = sorted(taken & set(done.files))
+        if twice:
+            raise InputError(
+                f"expected a name for each output, got <{twice[0]}> twice; tell them apart by "
+                "name, space or entities"
+            )
+        taken |= set(done.files)
+        written.append(done)
+    return tuple(written)
+
+
+def _beside(output: Output, before: Study, after: Study) -> Beside:
+    """Sources and grid: the newest volumes, before this stage, of the role and of the space."""
+    roles = dict.fromkeys(role for role in (output.role, output.space) if role)
+    newest = {role: found for role in roles if (found := _newest(before, role))}
+    sources = tuple(next(iter(found.files)) for found in newest.values() if found.files)
+    space = newest.get(output.space)
+    return Beside(
+        sources=sources,
+        space_file=next(iter(space.files), "") if space else "",
+        grid=_grid_of(output, after),
+    )
+
+
+def _newest(study: Study, role: str) -> Output | None:
+    own = [output for output in study.find(kind="volume", role=role) if not output.space]
+    return own[-1] if own else None
+
+
+def _grid_of(output: Output, study: Study) -> Grid | None:
+    """The grid that a volume or label claims to lie on; None where it has its own."""
+    on = output.space or (output.role if output.kind == "label" else "")
+    if output.kind not in ("volume", "label") or not on:
+        return None
+    reference = _newest(study, on)
+    if reference is None:
+        raise InputError(f"{output.kind} {output.name!r}: expected a volume of role {on!r}")
+    if isinstance(reference.source, Deferred):
+        header = read_nifti_header(reference.source.path)
+        i, j, k = header.shape[:3]
+        return Grid(header.affine, (i, j, k))
+    return Grid(affine_of(reference.volume), spatial_shape(reference.volume))
+
+
+def _record(output: Output, place: StageFolder) -> OutputRecord:
+    stats = {}
+    for path in output.files:
+        found = inside(place.partial, path).stat()
+        stats[path] = (found.st_size, found.st_mtime_ns)
+    image = output.kind in ("volume", "label")
+    series_uid = str(output.volume.meta.get("series_uid", "")) if image else ""
+    return record_of(output, series_uid=series_uid, stats=stats)
+
+
+def _deferred(record: OutputRecord, out: Path) -> Output:
+    return Output(
+        kind=record.kind,
+        role=record.role,
+        name=record.name,
+        source=Deferred(inside(out, record.path), READERS[record.kind]),
+        space=record.space,
+        entities=record.entities,
+        sidecar=record.sidecar,
+        label_names=record.label_names,
+        files=record.files,
+    )

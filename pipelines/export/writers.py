@@ -1,0 +1,224 @@
+"""One output of a stage as files, and as what a read of those files gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from radloom.errors import GridMismatch, InputError
+from radloom.geometry import Affine, corners, same_grid
+from radloom.pipelines.export.labels import lookup_tsv
+from radloom.pipelines.export.naming import file_stem
+from radloom.pipelines.export.readers import sidecar_path
+from radloom.pipelines.export.tsv import as_written, formats_of, to_tsv
+from radloom.pipelines.files import sha256_of, sync
+from radloom.pipelines.plain import from_json, to_json
+from radloom.pipelines.study import Data, Kind, Output, StudyRecord
+from radloom.shapes import (
+    Volume,
+    affine_of,
+    array_of,
+    make_label,
+    make_volume,
+    require_volume,
+    spatial_shape,
+)
+from radloom.transforms import itk_files
+from radloom.transforms.nifti import read_nifti_header, write_nifti
+
+__all__ = ["STORED_AFFINE_TOLERANCE_MM", "Beside", "Grid", "write_output"]
+
+STORED_AFFINE_TOLERANCE_MM = 1e-4
+"""What a file's grid may differ by, at any corner, from the grid in memory."""
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid known without its voxels."""
+
+    affine: Affine
+    """(4, 4) voxel -> RAS+ mm."""
+    shape: tuple[int, int, int]
+    """(I, J, K)."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the rest of the study adds to one output's files."""
+
+    sources: tuple[str, ...] = ()
+    """Files that it was made from, relative to OUT."""
+    space_file: str = ""
+    """The volume on whose grid it lies, relative to OUT; empty: its own."""
+    grid: Grid | None = None
+    """The grid that it must lie on."""
+
+
+_ALONE = Beside()
+
+
+def write_output(
+    output: Output, record: StudyRecord, folder: Path, *, beside: Beside = _ALONE
+) -> Output:
+    """The output as a resumed run would read it, with `files` (path -> sha256) now below `folder`.
+
+    Args:
+        output: what a stage gave.
+        record: whose it is.
+        folder: paths in `files` are relative to it; the data's file comes first.
+        beside: sources, and the grid that a volume or label must lie on.
+
+    Raises:
+        GridMismatch: a volume or label lies on another grid than the one it claims.
+        InputError: the data are not of the output's kind, or break the contract of volumes.
+    """
+    stem = folder.joinpath(file_stem(output, record))
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    sidecar = cast("Mapping[str, Any]", from_json(to_json(output.sidecar)))
+    data, paths = _WRITERS[output.kind](replace(output, sidecar=sidecar), stem, beside)
+    for path in paths:
+        sync(path)
+    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    return replace(output, source=data, sidecar=sidecar, files=files)
+
+
+def _write_volume(output: Output, stem: Path, beside: Beside) -> tuple[Data, list[Path]]:
+    given = require_volume(output.volume, _where(output))
+    volume = make_volume(given, affine_of(given), **_known_meta(given))
+    _require_grid(volume, output, beside)
+    path = stem.with_name(stem.name + ".nii.gz")
+    write_nifti(volume, path)
+    _require_stored(volume, path)
+    return volume, [path, _write_sidecar(output, path, beside, _volume_facts(volume))]
+
+
+def _write_label(output: Output, stem: Path, beside: Beside) -> tuple[Data, list[Path]]:
+    given = output.volume
+    series_uid = str(given.meta.get("series_uid", ""))
+    label = make_label(given, affine_of(given), series_uid=series_uid).to(given.device)
+    _require_grid(label, output, beside)
+    path = stem.with_name(stem.name + ".nii.gz")
+    write_nifti(label, path)
+    _require_stored(label, path)
+    _require_same_voxels(label, path)
+    lookup = stem.with_name(stem.name + ".tsv")
+    lookup.write_bytes(lookup_tsv(label, output.label_names))
+    facts = {"SeriesInstanceUID": series_uid} if series_uid else {}
+    return label, [path, lookup, _write_sidecar(output, path, beside, facts)]
+
+
+def _write_transform(output: Output, stem: Path, beside: Beside) -> tuple[Data, list[Path]]:
+    path = itk_files.write_transform(output.transform, stem.with_name(stem.name + ".tfm"))
+    said = _write_sidecar(output, path, beside, {})
+    return itk_files.as_written(output.transform), [path, said]
+
+
+def _write_table(output: Output, stem: Path, beside: Beside) -> tuple[Data, list[Path]]:
+    table = output.table
+    path = stem.with_name(stem.name + ".tsv")
+    path.write_bytes(to_tsv(table))
+    columns = {name: {"Format": kind} for name, kind in formats_of(table).items()}
+    return as_written(table), [path, _write_sidecar(output, path, beside, {"Columns": columns})]
+
+
+def _write_report(output: Output, stem: Path, _: Beside) -> tuple[Data, list[Path]]:
+    content = _bytes(output)
+    if not content.startswith(PNG):
+        raise InputError(f"{_where(output)}: expected a PNG, got {content[:8]!r}")
+    return _write_bytes(content, stem, ".png")
+
+
+def _write_dicom(output: Output, stem: Path, _: Beside) -> tuple[Data, list[Path]]:
+    content = _bytes(output)
+    if content[128:132] != b"DICM":
+        raise InputError(f"{_where(output)}: expected a DICOM file, got none")
+    return _write_bytes(content, stem, ".dcm")
+
+
+_WRITERS: Mapping[Kind, Callable[[Output, Path, Beside], tuple[Data, list[Path]]]] = {
+    "volume": _write_volume,
+    "label": _write_label,
+    "transform": _write_transform,
+    "table": _write_table,
+    "report": _write_report,
+    "dicom": _write_dicom,
+}
+
+
+def _bytes(output: Output) -> bytes:
+    if not isinstance(output.data, bytes):
+        raise InputError(f"{_where(output)}: expected bytes, got {type(output.data).__name__}")
+    return output.data
+
+
+def _write_bytes(content: bytes, stem: Path, suffix: str) -> tuple[Data, list[Path]]:
+    path = stem.with_name(stem.name + suffix)
+    path.write_bytes(content)
+    return content, [path]
+
+
+def _write_sidecar(output: Output, path: Path, beside: Beside, facts: Mapping[str, Any]) -> Path:
+    common: dict[str, Any] = {}
+    if beside.sources:
+        common["Sources"] = [f"bids::{source}" for source in beside.sources]
+    if beside.space_file:
+        common["SpatialReference"] = f"bids::{beside.space_file}"
+    said = sidecar_path(path)
+    said.write_bytes(to_json({**common, **output.sidecar, **facts}))
+    return said
+
+
+def _volume_facts(volume: Volume) -> dict[str, Any]:
+    meta = _known_meta(volume)
+    facts = {"Modality": meta["modality"], "Units": meta["units"]}
+    optional = {"SeriesInstanceUID": meta["series_uid"], "ReasonCodes": list(meta["reasons"])}
+    return facts | {key: value for key, value in optional.items() if value}
+
+
+def _known_meta(volume: Volume) -> dict[str, Any]:
+    return {key: volume.meta[key] for key in ("modality", "units", "series_uid", "reasons")}
+
+
+def _where(output: Output) -> str:
+    return f"{output.kind} {output.name!r} of role {output.role!r}"
+
+
+def _require_grid(volume: Volume, output: Output, beside: Beside) -> None:
+    grid = beside.grid
+    if grid is None:
+        return
+    shape = spatial_shape(volume)
+    if not same_grid(affine_of(volume), shape, grid.affine, grid.shape):
+        claimed = output.space or output.role
+        raise GridMismatch(
+            f"{_where(output)}: expected the grid of {claimed!r} {grid.shape}, got {shape} or "
+            "another affine; give it as a volume on its own grid, or resample it"
+        )
+
+
+def _require_stored(volume: Volume, path: Path) -> None:
+    stored = read_nifti_header(path)
+    shape, affine = spatial_shape(volume), affine_of(volume)
+    if stored.shape[:3] != shape or not np.allclose(
+        corners(stored.affine, shape),
+        corners(affine, shape),
+        rtol=0,
+        atol=STORED_AFFINE_TOLERANCE_MM,
+    ):
+        raise GridMismatch(
+            f"<{path.name}>: expected the file to hold grid {shape}, a read gives {stored.shape}"
+        )
+
+
+def _require_same_voxels(label: Volume, path: Path) -> None:
+    import nibabel as nib
+
+    stored = np.asarray(nib.load(path).dataobj)
+    if not np.array_equal(stored, array_of(label)[0]):
+        raise InputError(f"<{path.name}>: a read does not give the labels that were written")

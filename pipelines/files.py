@@ -1,0 +1,79 @@
+"""Files that are either whole or not there: every write, move and removal below OUT.
+
+A file is written beside its place, flushed to the disk and renamed; then the folder that holds it
+is flushed. Names of unfinished files are fixed: the next run replaces what a killed one left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path, PurePosixPath
+
+from radloom.errors import InputError
+
+__all__ = ["inside", "move", "remove", "remove_tree", "sha256_of", "sync", "write_file"]
+
+_CHUNK = 1 << 20
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """`path` holds `content`: at every instant the old bytes, the new ones, or no file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".partial")
+    with unfinished.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    move(unfinished, path)
+    sync(path.parent)
+
+
+def move(start: Path, end: Path) -> None:
+    """`start` renamed to `end` on the same file system; a file that is there is replaced."""
+    end.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(start, end)  # noqa: PTH105 - one name for tests to stop the clock at
+
+
+def remove(path: Path) -> None:
+    """No file at `path`, whether or not there was one."""
+    path.unlink(missing_ok=True)
+
+
+def remove_tree(folder: Path) -> None:
+    """No folder at `folder`, whether or not there was one."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def sync(path: Path) -> None:
+    """A file, or the names in a folder, on the disk and no longer only in memory."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows has no handle for a folder; it keeps the order of renames by itself
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """The path of `relative` (POSIX, as in receipts) below `folder`.
+
+    Raises:
+        InputError: it would lie elsewhere.
+    """
+    parts = PurePosixPath(relative)
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+        raise InputError(f"expected a path below the output folder, got <{relative}>")
+    return folder.joinpath(*parts.parts)

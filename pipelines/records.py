@@ -1,0 +1,49 @@
+"""What discovery found in a study, kept beside its receipts without anything that names a patient.
+
+Folder and file names of the source stay out: they may hold names, and they belong to one machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from radloom.pipelines.files import write_file
+from radloom.pipelines.plain import from_json, plain, to_json
+from radloom.pipelines.receipt import STAGES_FOLDER
+from radloom.pipelines.study import SeriesRecord, StudyRecord
+
+__all__ = ["read_records", "write_record"]
+
+
+def write_record(out: Path, record: StudyRecord) -> Path:
+    """``OUT/stages/<key>/study.json``, without the study's folder and its file names."""
+    content = plain(record)
+    del content["root"]
+    for series, known in zip(content["series"], record.series, strict=True):
+        del series["files"]
+        series["n_files"] = known.n_files
+    path = out / STAGES_FOLDER / record.key / "study.json"
+    write_file(path, to_json(content))
+    return path
+
+
+def read_records(out: Path) -> Iterator[StudyRecord]:
+    """Every readable record below `out`, by key; `root` is empty and no series has `files`."""
+    for path in sorted((out / STAGES_FOLDER).glob("*/study.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            yield _record(from_json(path.read_bytes()))
+
+
+def _record(content: Mapping[str, Any]) -> StudyRecord:
+    series = tuple(_series(item) for item in content["series"])
+    return StudyRecord(**{**content, "root": Path(), "series": series})
+
+
+def _series(content: Mapping[str, Any]) -> SeriesRecord:
+    known = {key: value for key, value in content.items() if key != "n_files"}
+    i, j, k = known["shape"]
+    x, y, z = known["spacing"]
+    return SeriesRecord(**{**known, "shape": (i, j, k), "spacing": (x, y, z), "files": ()})
