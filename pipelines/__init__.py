@@ -1,1 +1,23 @@
-"""Radloom: pipelines."""
+"""When: the stages in the order in which a study meets them.
+
+::
+
+    discover    pipelines.ingest      a folder -> records of studies and series, headers only
+    ingest      pipelines.ingest      files -> volumes, roles, refusals with a reason code
+    denoise     pipelines.denoise     a volume -> the same grid, noise removed
+    register    pipelines.register    fixed, moving -> moving_from_fixed, moving on fixed's grid
+    translate   pipelines.translate   MR -> pseudo-CT in HU
+    segment     pipelines.segment     a volume -> integer labels on its own grid, volumes in mL
+    report      pipelines.report      what the stages gave -> pictures; all studies -> one page
+
+What carries them:
+
+- :mod:`radloom.pipelines.study`: what travels between stages.
+- :mod:`radloom.pipelines.stage`: how one stage runs on one study, and its receipt.
+- :mod:`radloom.pipelines.workflow`: which stages, in which order, with which parameters.
+- :mod:`radloom.pipelines.runner`: every study of a folder through a workflow; the processes that
+  it uses are in :mod:`radloom.pipelines.cluster`, what they do in :mod:`radloom.pipelines.worker`.
+- :mod:`radloom.pipelines.single`: one image through one method, from file to file.
+- :mod:`radloom.pipelines.export`: files, tables and the manifest.
+- :mod:`radloom.pipelines.demo`: a phantom study to try it on.
+"""

@@ -1,0 +1,89 @@
+"""Studies as rows and tables for people: what discovery found, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from radloom.pipelines.export import summarise
+from radloom.pipelines.study import SeriesRecord, StudyRecord
+from radloom.pipelines.worker import running_stage
+
+__all__ = ["as_rows", "as_table", "status_table"]
+
+
+def as_rows(records: Iterable[StudyRecord]) -> list[dict[str, Any]]:
+    """One object a series, for ``radloom inspect --json``."""
+    return [
+        {
+            "study_uid": record.study_uid,
+            "series_uid": series.series_uid,
+            "modality": series.modality,
+            "description": series.description,
+            "status": series.status,
+            "reason": series.reason,
+            "role": series.role,
+            "shape": list(series.shape),
+            "spacing": list(series.spacing),
+            "n_files": series.n_files,
+        }
+        for record in records
+        for series in record.series
+    ]
+
+
+def as_table(records: Iterable[StudyRecord], *, width: int) -> Table:
+    """The same for people, with the detail of each refusal and the rule behind each role."""
+    table = Table(box=None, width=width, pad_edge=False, header_style="bold")
+    for column in ("study", "series", "mod.", "status", "role", "shape", "spacing / mm"):
+        table.add_column(column, overflow="fold")
+    table.add_column("why", overflow="fold", ratio=1)
+    for record in records:
+        name = record.key
+        for series in record.series:
+            table.add_row(name, *_cells(series))
+            name = ""
+    return table
+
+
+def _cells(series: SeriesRecord) -> tuple[str, ...]:
+    known = any(series.shape)
+    why = f"{series.reason}: {series.detail}" if series.detail else series.reason
+    return tuple(
+        _literal(text)
+        for text in (
+            series.description,
+            series.modality,
+            series.status,
+            series.role or "-",
+            " x ".join(str(n) for n in series.shape) if known else "-",
+            " x ".join(f"{step:.3g}" for step in series.spacing) if known else "-",
+            why or series.role_rule,
+        )
+    )
+
+
+def status_table(out: Path) -> tuple[Table, bool]:
+    """What became of every study of a run, and whether all are done."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("study", "status", "stage", "flags", "seconds", "reason"):
+        table.add_column(column, overflow="fold")
+    studies = summarise(out)
+    all_done = bool(studies)
+    for study in studies:
+        stage = running_stage(out, study.study)
+        status = "at work" if stage else study.status
+        all_done = all_done and status == "done"
+        row = (study.study, status, stage or study.stage, ", ".join(study.flags))
+        table.add_row(*map(_literal, (*row, f"{study.seconds:.0f}", study.reason)))
+    return table, all_done
+
+
+def _literal(text: str) -> str:
+    """Text from headers, so that rich takes none of it for markup."""
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,308 @@
+"""Every study of a folder through a workflow, one Dask task a study.
+
+Receipts decide what is done: the same command again does only what is missing, and a study that
+fails, or takes its worker process along, never stops another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+from uuid import uuid4
+
+from distributed import CancelledError, Future, KilledWorker, as_completed
+from filelock import FileLock, Timeout
+
+from radloom.errors import ConfigError, InputError, StageFailed
+from radloom.pipelines.cluster import Cluster, choose_device, connect, plan
+from radloom.pipelines.export import write_tables
+from radloom.pipelines.failure import reason_of
+from radloom.pipelines.files import write_file
+from radloom.pipelines.stage import keep_stages, record_failure, write_record
+from radloom.pipelines.study import StudyRecord
+from radloom.pipelines.worker import Job, Outcome, forget_running, run_study, running_stage
+from radloom.pipelines.workflow import Workflow
+
+__all__ = ["Progress", "RunSummary", "run", "run_records"]
+
+_ATTEMPTS = 2
+"""How often a study may take its worker process along before it counts as failed."""
+
+_BYSTANDER_ATTEMPTS = 6
+"""How often a study that had not begun may lose its worker to another's crash."""
+
+_TABLES_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One piece of news from a run."""
+
+    event: Literal["found", "stage", "study"]
+    """found: discovery is over; stage: a study enters a stage; study: a study is over."""
+    n_done: int
+    n_studies: int
+    study: str = ""
+    stage: str = ""
+    outcome: Outcome | None = None
+
+
+Listener: TypeAlias = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What became of every study."""
+
+    outcomes: tuple[Outcome, ...]
+    """In the order of discovery."""
+    out: Path
+    report: Path | None
+    seconds: float
+
+    @property
+    def all_done(self) -> bool:
+        """Whether nothing failed and nothing was refused."""
+        return all(outcome.status == "done" for outcome in self.outcomes)
+
+    def sentence(self) -> str:
+        """``5 of 6 studies done, 1 failed``."""
+        counts = {
+            status: sum(outcome.status == status for outcome in self.outcomes)
+            for status in ("failed", "skipped")
+        }
+        done = sum(outcome.status == "done" for outcome in self.outcomes)
+        rest = "".join(f", {n} {status}" for status, n in counts.items() if n)
+        return f"{done} of {len(self.outcomes)} studies done{rest}"
+
+
+def run(
+    studies: Path,
+    out: Path,
+    workflow: Workflow,
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    trust: bool = False,
+    on_progress: Listener = lambda _: None,
+) -> RunSummary:
+    """Every study under `studies` through `workflow`; results, tables and report in `out`.
+
+    Args:
+        studies: folder of studies.
+        out: folder for results; made where absent. One run at a time.
+        workflow: what to do.
+        device: auto, cpu, cuda or cuda:N.
+        workers: processes of the local cluster; None: by cores, GPUs and memory.
+        scheduler: address of a Dask scheduler to use instead of a local cluster.
+        trust: whether outside bundles and pickled checkpoints may run.
+        on_progress: told what happens; stage news comes from another thread.
+
+    Raises:
+        InputError: no studies, an unusable folder, device or address, or another run on `out`.
+    """
+    from radloom.pipelines.ingest import discover
+
+    _check_folders(studies, out)
+    if scheduler is None or device != "auto":
+        device = choose_device(device)
+    with _only_run(out):
+        records = discover(studies)
+        if not records:
+            raise InputError(f"expected imaging files under <{studies}>, found none")
+        return run_records(
+            records,
+            out,
+            workflow,
+            device=device,
+            workers=workers,
+            scheduler=scheduler,
+            trust=trust,
+            on_progress=on_progress,
+        )
+
+
+def run_records(
+    records: Sequence[StudyRecord],
+    out: Path,
+    workflow: Workflow,
+    *,
+    device: str,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    trust: bool = False,
+    on_progress: Listener = lambda _: None,
+) -> RunSummary:
+    """As `run`, for studies that are known already; the caller holds `out`."""
+    started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    write_file(out / "workflow.yaml", workflow.resolved().encode())
+    for record in records:
+        write_record(out, record)
+    state = _Run(workflow, out, device, trust, on_progress, tuple(records))
+    on_progress(Progress("found", 0, len(records)))
+    try:
+        state.carry_through(workers=workers, scheduler=scheduler)
+    finally:
+        write_tables(out)
+    outcomes = tuple(state.outcomes[record.key] for record in records)
+    return RunSummary(outcomes, out, _report(out, workflow), time.monotonic() - started)
+
+
+@dataclass
+class _Run:
+    """The state of one run in the driver: what waits, what is in flight, what is over."""
+
+    workflow: Workflow
+    out: Path
+    device: str
+    trust: bool
+    on_progress: Listener
+    records: tuple[StudyRecord, ...]
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    losses: dict[str, list[str]] = field(default_factory=dict)
+    """Study -> the stage it was in each time its worker died; empty where it had not begun."""
+    in_flight: dict[Future, StudyRecord] = field(default_factory=dict)
+    tables_at: float = 0.0
+    topic: str = field(default_factory=lambda: f"radloom-{uuid4().hex}")
+
+    def carry_through(self, *, workers: int | None, scheduler: str | None) -> None:
+        """Every study to its end: those whose receipts all match at once, the rest in workers."""
+        waiting = deque(self.records)
+        if not waiting:
+            return
+        division = plan(len(waiting), workers=workers, device=self.device)
+        with connect(division, scheduler=scheduler, logs=self.out / "logs") as cluster:
+            cluster.client.subscribe_topic(self.topic, self._hear)
+            try:
+                self._work_off(waiting, cluster)
+            finally:
+                cluster.client.cancel(list(self.in_flight), force=True)
+                cluster.client.unsubscribe_topic(self.topic)
+
+    def _work_off(self, waiting: deque[StudyRecord], cluster: Cluster) -> None:
+        """A bounded number of studies at a time, until nothing waits."""
+        completed: Any = as_completed([])
+        while waiting or self.in_flight:
+            while waiting and len(self.in_flight) < cluster.n_slots:
+                completed.add(self._submit(cluster, waiting.popleft()))
+            future = next(completed)
+            record = self.in_flight.pop(future)
+            outcome = self._settle(future, record)
+            if outcome is None:
+                waiting.append(record)
+            else:
+                self._finish(outcome)
+
+    def _submit(self, cluster: Cluster, record: StudyRecord) -> Future:
+        forget_running(self.out, record.key)
+        job = Job(
+            record=record,
+            stages=self.workflow.stages,
+            out=self.out.resolve(),
+            device=self.device,
+            n_threads=cluster.n_threads,
+            trust=self.trust,
+            topic=self.topic,
+        )
+        attempt = len(self.losses.get(record.key, ()))
+        key = f"{record.key}-{attempt}-{self.topic}"
+        future = cluster.client.submit(run_study, job, key=key, pure=False)
+        self.in_flight[future] = record
+        return future
+
+    def _settle(self, future: Future, record: StudyRecord) -> Outcome | None:
+        """What became of a study; None: its worker died and it gets another chance."""
+        try:
+            return _result(future)
+        except KilledWorker:
+            stage = running_stage(self.out, record.key)
+            losses = self.losses.setdefault(record.key, [])
+            losses.append(stage)
+            guilty = [lost for lost in losses if lost]
+            if len(guilty) < _ATTEMPTS and len(losses) < _BYSTANDER_ATTEMPTS:
+                return None
+            return self._give_up(record, guilty[-1] if guilty else "")
+        except CancelledError:
+            raise StageFailed(
+                "expected the Dask scheduler to stay, got no connection: "
+                "give the same command again to go on"
+            ) from None
+        except Exception as error:  # noqa: BLE001  # a study's failure never stops others
+            return Outcome(record.key, "failed", reason=reason_of(error))
+
+    def _give_up(self, record: StudyRecord, stage: str) -> Outcome:
+        """A failed receipt for a study whose process died, and what to tell."""
+        names = [known.name for known in self.workflow.stages]
+        stage = stage or names[0]
+        reason = (
+            "the process died twice, of memory or in native code: give fewer workers, or look at "
+            "the logs folder"
+        )
+        keep_stages(self.out, record.key, names[: names.index(stage) + 1])
+        record_failure(self.out, record.key, stage, reason)
+        return Outcome(record.key, "failed", stage, reason)
+
+    def _finish(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.study] = outcome
+        forget_running(self.out, outcome.study)
+        if time.monotonic() - self.tables_at > _TABLES_EVERY_S:
+            write_tables(self.out)
+            self.tables_at = time.monotonic()
+        n_done, n_studies = len(self.outcomes), len(self.records)
+        self.on_progress(Progress("study", n_done, n_studies, outcome.study, outcome=outcome))
+
+    def _hear(self, event: tuple[float, dict[str, str]]) -> None:
+        _, news = event
+        n_done, n_studies = len(self.outcomes), len(self.records)
+        self.on_progress(Progress("stage", n_done, n_studies, news["study"], news["stage"]))
+
+
+def _result(future: Future) -> Outcome:
+    result = future.result()
+    assert isinstance(result, Outcome)
+    return result
+
+
+def _report(out: Path, workflow: Workflow) -> Path | None:
+    from radloom.pipelines.report import write_report
+
+    return write_report(out) if any(s.name == "report" for s in workflow.stages) else None
+
+
+def _check_folders(studies: Path, out: Path) -> None:
+    if not studies.is_dir():
+        raise ConfigError(f"expected a folder of studies, got <{studies}>, which is not one")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"expected a folder for results, got the file <{out}>")
+    if out.resolve().is_relative_to(studies.resolve()):
+        raise ConfigError(
+            f"expected the results outside of the studies, got <{out}> inside <{studies}>: "
+            "the next run would take results for studies; name a folder beside it"
+        )
+
+
+@contextlib.contextmanager
+def _only_run(out: Path) -> Iterator[None]:
+    """The right to write to `out`; the system takes it back from a process that dies."""
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"expected no other run on <{out}>, found one at work: wait for it, or name another "
+            "folder"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"expected to be able to write to <{out}>: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,123 @@
+"""One image through one method, from file to file: what the commands for single images do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from radloom.errors import ConfigError
+from radloom.geometry import flip_lps_ras, parts_from_affine
+from radloom.shapes import Volume, affine_of, array_of, make_label, spatial_shape
+
+__all__ = ["ENDINGS", "denoise_file", "register_files", "segment_file", "write_image"]
+
+ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha")
+"""The formats that `write_image` knows, chosen by the ending of the name."""
+
+TransformKind: TypeAlias = Literal["rigid", "affine", "deformable"]
+
+
+def denoise_file(
+    image: Path, out: Path, *, method: Literal["nlm", "tv"], fast: bool, n_threads: int
+) -> float:
+    """Writes `image` without its noise to `out`; the noise level found, in the image's units."""
+    from radloom.pipelines.denoise import denoise
+    from radloom.pipelines.ingest import read_image
+
+    require_writable(out)
+    volume, level = denoise(read_image(image), method=method, n_threads=n_threads, fast=fast)
+    write_image(volume, out)
+    return float(level)
+
+
+def register_files(
+    fixed: Path,
+    moving: Path,
+    out: Path,
+    *,
+    transform: TransformKind,
+    parameter_files: Sequence[Path] = (),
+    labels: Sequence[tuple[Path, Path]] = (),
+    save_transform: Path | None = None,
+    n_threads: int,
+) -> Path | None:
+    """Writes `moving` on the grid of `fixed` to `out`, labels likewise, and the transform.
+
+    Each of `labels` is a label image on the space of `moving`, and where to write it on the grid
+    of `fixed`. The result is where the transform lies, if it was asked for.
+    """
+    from radloom.models.registration.elastix import register
+    from radloom.pipelines.ingest import read_image
+    from radloom.transforms.itk_files import write_transform
+    from radloom.transforms.spatial import resample
+
+    for path in (out, *(written for _, written in labels)):
+        require_writable(path)
+    fixed_volume, moving_volume = read_image(fixed), read_image(moving)
+    given = [(read_image(source), written) for source, written in labels]
+    moving_from_fixed = register(
+        fixed_volume,
+        moving_volume,
+        transform=transform,
+        parameter_files=tuple(parameter_files),
+        n_threads=n_threads,
+    )
+    grid = affine_of(fixed_volume), spatial_shape(fixed_volume)
+    default = float(array_of(moving_volume).min())
+    warped = resample(
+        moving_volume, moving_from_fixed, *grid, interpolation="linear", default=default
+    )
+    write_image(warped, out)
+    for label, written in given:
+        moved = resample(label, moving_from_fixed, *grid, interpolation="nearest", default=0.0)
+        write_image(make_label(array_of(moved), grid[0]), written)
+    return write_transform(moving_from_fixed, save_transform) if save_transform else None
+
+
+def segment_file(
+    image: Path, out: Path, *, model: Path | None, trust: bool, fast: bool, device: str
+) -> None:
+    """Writes the labels of `image`, on its own grid, to `out`."""
+    raise NotImplementedError
+
+
+def require_writable(path: Path) -> None:
+    """Nothing, if an image can be written to `path`.
+
+    Raises:
+        ConfigError: an ending that no writer knows, or no such folder.
+    """
+    if not path.name.endswith(ENDINGS):
+        raise ConfigError(f"expected OUT to end in {', '.join(ENDINGS)}, got <{path.name}>")
+    if not path.resolve().parent.is_dir():
+        raise ConfigError(f"expected a folder to write to, got <{path.parent}>: make it first")
+
+
+def write_image(volume: Volume, path: Path) -> None:
+    """The volume or label as a file of the format that the name's ending says.
+
+    Raises:
+        ConfigError: an ending that no writer knows, or no such folder.
+    """
+    from radloom.transforms.nifti import write_nifti
+
+    require_writable(path)
+    if path.name.endswith((".nii", ".nii.gz")):
+        write_nifti(volume, path)
+    else:
+        _write_itk(volume, path)
+
+
+def _write_itk(volume: Volume, path: Path) -> None:
+    import SimpleITK as sitk
+
+    origin, spacing, direction = parts_from_affine(flip_lps_ras(affine_of(volume)))
+    values = array_of(volume)
+    if values.shape[0] != 1:
+        raise ConfigError(f"expected one channel for <{path.name}>, got {values.shape[0]}")
+    image = sitk.GetImageFromArray(values[0].T)
+    image.SetOrigin(origin.tolist())
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(direction.ravel().tolist())
+    sitk.WriteImage(image, str(path), useCompression=True)
