@@ -1,0 +1,28 @@
+"""Torch's settings for one computation, and as they were afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["torch_settings"]
+
+
+@contextmanager
+def torch_settings(n_threads: int) -> Iterator[None]:
+    """`n_threads` of the CPU and reproducible cuDNN kernels within the block.
+
+    cuDNN's benchmark mode picks the fastest kernel anew in each process, and with it the last bits
+    of the result. nnU-Net sets threads and benchmark mode for the whole process.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic
+    torch.set_num_threads(n_threads)
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cudnn.benchmark, cudnn.deterministic = before[1:]

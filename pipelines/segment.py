@@ -1,0 +1,357 @@
+"""Segment a study: labels on a volume's own grid, and the volume of each structure in mL.
+
+Inputs: one volume for each channel of the model: of one role on its own grid, or of several roles
+registered to the first one's grid.
+Outputs: a label, and a table ``volumes`` with ``label, structure, volume_ml, n_voxels``.
+
+The model is a folder that the user names (nnU-Net v2 results, MONAI bundle), else Radloom's own
+bundle. Channels find their roles by name (T1, FLAIR, CT, ...) unless `SegmentStage.roles` says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from radloom.errors import GridMismatch, InputError, MissingWeights
+from radloom.geometry import spacing_of, voxel_volume_ml
+from radloom.models.bundles import find_bundle
+from radloom.models.segmentation import (
+    ModelFolder,
+    NnunetOptions,
+    SegmentationModel,
+    find_model,
+)
+from radloom.pipelines.stage import Check, Context, StageResult
+from radloom.pipelines.study import Output, Study, Table
+from radloom.shapes import (
+    LabelVolume,
+    Volume,
+    affine_of,
+    array_of,
+    require_same_grid,
+    spatial_shape,
+)
+
+__all__ = ["SegmentStage", "model_name", "segment", "volumes_table"]
+
+DEFAULT_BUNDLE = "brain_mr_segmentation"
+
+VERSION = 1
+"""Goes up when the same model would give other labels."""
+
+CHANNEL_ROLES: Mapping[str, str] = {
+    "t1": "t1", "t1w": "t1", "t1n": "t1", "mprage": "t1",
+    "t1ce": "t1ce", "t1c": "t1ce", "t1gd": "t1ce", "t1contrast": "t1ce",
+    "t2": "t2", "t2w": "t2", "flair": "flair", "t2flair": "flair", "t2f": "flair",
+    "pd": "pd", "pdw": "pd", "ct": "ct", "pet": "pet",
+}  # fmt: skip
+"""A channel's name in lower case, letters and digits only -> the role that holds it."""
+
+
+def segment(
+    volumes: Volume | Sequence[Volume],
+    model: Path | None = None,
+    *,
+    bundle: str = DEFAULT_BUNDLE,
+    options: NnunetOptions | None = None,
+    device: torch.device | None = None,
+    n_threads: int = 1,
+    trust: bool = False,
+    fast: bool = False,
+) -> tuple[LabelVolume, dict[int, str]]:
+    """Labels (1, I, J, K) on the grid of `volumes`, and value -> structure.
+
+    Args:
+        volumes: one volume, or one a channel of the model in its order, all on one grid.
+        model: an nnU-Net v2 results folder or a MONAI bundle; None: Radloom's own `bundle`.
+        bundle: the name of one of Radloom's bundles.
+        options: folds, checkpoint, mirroring, step size of an nnU-Net model.
+        device: where the network runs; None: the CPU. On a GPU whose memory runs out the CPU does
+            the work.
+        n_threads: of the CPU; the labels do not depend on it.
+        trust: whether the user trusts code in an outside bundle or checkpoint.
+        fast: an eighth of the time for an nnU-Net model on the CPU: no mirroring.
+
+    Raises:
+        MissingWeights: no model was named, and Radloom's own has no weights.
+        NotTrusted: the model can run code, and `trust` is False.
+        ConfigError: the folder holds no model, or one that does not work here.
+        InputError: the number of volumes is not that of the model's channels.
+        GridMismatch: the volumes do not share a grid.
+    """
+    device = device or torch.device("cpu")
+    channels = [volumes] if isinstance(volumes, torch.Tensor) else list(volumes)
+    options = _options(options or NnunetOptions(), device, fast=fast)
+    folder, found = _find(model, bundle, options)
+    key = (folder, options, found.sha256())
+    try:
+        label = _loaded(*key, str(device), trust).segment(channels, n_threads=n_threads)
+    except torch.OutOfMemoryError:
+        _loaded.cache_clear()
+        torch.cuda.empty_cache()
+        label = _loaded(*key, "cpu", trust).segment(channels, n_threads=n_threads)
+    return label, dict(found.label_names)
+
+
+def model_name(name: str) -> str:
+    """A model's name as `Output.name` takes it: lower-case letters and digits.
+
+    >>> model_name("Dataset004_Hippocampus")
+    'dataset004hippocampus'
+    """
+    return re.sub(r"[^a-z0-9]", "", name.lower()) or "model"
+
+
+def volumes_table(label: LabelVolume, names: Mapping[int, str]) -> Table:
+    """A row for each structure named or present: label, structure, volume_ml, n_voxels.
+
+    The volume is the number of voxels times that of one voxel, in mL, to four digits.
+    """
+    values, counts = np.unique(array_of(label), return_counts=True)
+    counted = {int(v): int(n) for v, n in zip(values, counts, strict=True) if v}
+    voxel_ml = voxel_volume_ml(affine_of(label))
+    return tuple(
+        {
+            "label": value,
+            "structure": names.get(value, f"unnamed_{value}"),
+            "volume_ml": round(counted.get(value, 0) * voxel_ml, 4),
+            "n_voxels": counted.get(value, 0),
+        }
+        for value in sorted({*names, *counted})
+    )
+
+
+@dataclass(frozen=True)
+class SegmentStage:
+    """Labels and volumes of one study."""
+
+    model: Path | None = None
+    """An nnU-Net v2 results folder or a MONAI bundle; None: Radloom's own `bundle`."""
+    bundle: str = DEFAULT_BUNDLE
+    """The name of one of Radloom's bundles."""
+    roles: tuple[str, ...] = ()
+    """Model of several channels: the role of each, in order. Of one: roles to choose from, the
+    first that the study has. Empty: by the channels' names, else the fixed volume."""
+    folds: tuple[int, ...] = ()
+    """Folds of an nnU-Net model; empty: all that are there."""
+    mirroring: bool = True
+    """Whether an nnU-Net model averages over mirrored windows, where it allows that."""
+    fast: bool = False
+    """On the CPU: no mirroring, an eighth of the time."""
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return "segment"
+
+    def fingerprint(self) -> str:
+        """Hex digest over version, parameters and the model's files, wherever they lie."""
+        try:
+            model = self._find()[1].sha256()
+        except MissingWeights:
+            model = "no weights"
+        parts = (VERSION, model, self.bundle, self.roles, self.folds, self.mirroring, self.fast)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def input_hashes(self, study: Study) -> Mapping[str, str]:
+        """Path -> hash of each channel's files."""
+        try:
+            channels = self._channels(study, self._find()[1])
+        except (MissingWeights, _Absent):
+            return {}
+        return {path: sha for output in channels for path, sha in output.files.items()}
+
+    def estimate_memory(self, study: Study) -> int:
+        """Bytes at the peak: scores of all classes on the model's and the volume's grid."""
+        try:
+            model = self._find()[1]
+            first = self._channels(study, model)[0].volume
+            return model.estimate_memory(
+                spatial_shape(first), spacing_of(affine_of(first)).tolist()
+            )
+        except (MissingWeights, _Absent):
+            return 0
+
+    def run(self, study: Study, context: Context) -> StageResult:
+        """The label, the table of volumes and their checks; skipped where the model cannot work.
+
+        Raises:
+            NotTrusted: the model can run code, and `context.trust` is False.
+            ConfigError: `model` holds no model, or one that does not work here.
+        """
+        try:
+            _, model = self._find()
+            digest = model.sha256()
+            channels = self._channels(study, model)
+        except (MissingWeights, _Absent) as error:
+            return StageResult(status="skipped", reason=str(error))
+        label, names = segment(
+            [output.volume for output in channels],
+            self.model,
+            bundle=self.bundle,
+            options=self._options(),
+            device=context.device,
+            n_threads=context.n_threads,
+            trust=context.trust,
+            fast=self.fast,
+        )
+        role, table = channels[0].role, volumes_table(label, names)
+        sidecar = {
+            "Model": model.name,
+            "ModelSHA256": digest,
+            "Channels": [output.role for output in channels],
+            "Fast": self.fast,
+        }
+        outputs = (
+            Output(
+                kind="label",
+                role=role,
+                name=model_name(model.name),
+                source=label,
+                sidecar=sidecar,
+                label_names=names,
+            ),
+            Output(kind="table", role=role, name="volumes", source=table),
+        )
+        return StageResult(outputs, _checks(role, label, table, names))
+
+    def _options(self) -> NnunetOptions:
+        return NnunetOptions(folds=self.folds, mirroring=self.mirroring)
+
+    def _find(self) -> tuple[Path, ModelFolder]:
+        return _find(self.model, self.bundle, self._options())
+
+    def _channels(self, study: Study, model: ModelFolder) -> tuple[Output, ...]:
+        return _channels(study, model, self.roles)
+
+
+class _Absent(Exception):
+    """The study has not what the model needs; the message is for people."""
+
+
+def _channels(study: Study, model: ModelFolder, roles: Sequence[str]) -> tuple[Output, ...]:
+    """One volume a channel of the model, all on one grid.
+
+    Raises:
+        _Absent: the study lacks a role, or its volume was not registered.
+        InputError: `roles` does not fit the model.
+    """
+    names = model.channel_names
+    if len(names) == 1:
+        return (study.latest(_one_role(study, names[0], roles)),)
+    wanted = tuple(roles) or _roles_of(names, model.name)
+    if len(wanted) != len(names):
+        raise InputError(
+            f"the model {model.name} has the channels {', '.join(names)}: expected `roles` with "
+            f"{len(names)} entries in that order, got {len(wanted)}"
+        )
+    absent = [role for role in wanted if role not in study.roles]
+    if absent:
+        raise _Absent(f"the model {model.name} needs {', '.join(wanted)}; absent: {absent[0]}")
+    fixed = _fixed(study, wanted)
+    return tuple(_on_grid_of(study, role, fixed, model.name) for role in wanted)
+
+
+def _one_role(study: Study, channel: str, roles: Sequence[str]) -> str:
+    named = CHANNEL_ROLES.get(model_name(channel))
+    wanted = tuple(roles) or ((named,) if named else ())
+    have = study.roles
+    if not have:
+        raise _Absent("the study has no volume with a role")
+    if not wanted:
+        return _fixed(study, have)
+    found = next((role for role in wanted if role in have), None)
+    if found is None:
+        raise _Absent(
+            f"the model takes {' or '.join(wanted)}; the study has {', '.join(have)}; set `roles` "
+            "to use another"
+        )
+    return found
+
+
+def _roles_of(names: Sequence[str], model: str) -> tuple[str, ...]:
+    unknown = [name for name in names if model_name(name) not in CHANNEL_ROLES]
+    if unknown:
+        raise InputError(
+            f"the model {model} has the channels {', '.join(names)}: no role goes by the name of "
+            f"{unknown[0]!r}; give `roles`, one a channel"
+        )
+    return tuple(CHANNEL_ROLES[model_name(name)] for name in names)
+
+
+def _fixed(study: Study, roles: Sequence[str]) -> str:
+    """The role that the others were registered to; the first where nothing was registered."""
+    spaces = [output.space for output in study.find(kind="volume", name="registered")]
+    return next((space for space in spaces if space in roles), roles[0])
+
+
+def _on_grid_of(study: Study, role: str, fixed: str, model: str) -> Output:
+    own = study.latest(role)
+    if role == fixed:
+        return own
+    moved = study.find(kind="volume", role=role, name="registered")
+    found = [output for output in moved if output.space == fixed]
+    if found:
+        return found[-1]
+    try:
+        require_same_grid(own.volume, study.latest(fixed).volume)
+    except GridMismatch:
+        raise _Absent(
+            f"the model {model} needs {role} registered to {fixed}, which it is not"
+        ) from None
+    return own
+
+
+def _checks(
+    role: str, label: LabelVolume, table: Sequence[Mapping[str, Any]], names: Mapping[int, str]
+) -> tuple[Check, ...]:
+    share = float((array_of(label) > 0).mean())
+    found = sum(1 for row in table if row["n_voxels"])
+    return (
+        Check(
+            f"{role}_labelled_share",
+            round(share, 6),
+            low=1e-6,
+            high=0.9,
+            meaning="Share of the voxels with a label. None, or nearly all: the model does not fit "
+            "this image.",
+        ),
+        Check(
+            f"{role}_structures_found",
+            float(found),
+            low=1.0,
+            meaning=f"Structures with at least one voxel, of {len(names)} that the model knows.",
+        ),
+    )
+
+
+def _options(options: NnunetOptions, device: torch.device, *, fast: bool) -> NnunetOptions:
+    if not (fast and device.type == "cpu"):
+        return options
+    return replace(options, mirroring=False)
+
+
+def _find(model: Path | None, bundle: str, options: NnunetOptions) -> tuple[Path, ModelFolder]:
+    folder = model if model is not None else find_bundle(bundle)
+    return folder, find_model(folder, options)
+
+
+@lru_cache(maxsize=1)
+def _loaded(
+    folder: Path,
+    options: NnunetOptions,
+    digest: str,  # noqa: ARG001 (keys the cache: other files, another model)
+    device: str,
+    trust: bool,  # noqa: FBT001 (lru_cache keys on positions)
+) -> SegmentationModel:
+    """The model, loaded once in a worker's life."""
+    return find_model(folder, options).load(device=torch.device(device), trust=trust)
