@@ -1,0 +1,244 @@
+"""The index of a folder: studies and series, from headers alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from radloom.errors import InputError, ReasonCode
+from radloom.pipelines.ingest.files import Home, file_record, home_of
+from radloom.pipelines.ingest.headers import SliceHeader, read_headers
+from radloom.pipelines.ingest.names import REDACTED, digest_label, made_uid, redact
+from radloom.pipelines.ingest.naming import choose_roles, name_series
+from radloom.pipelines.ingest.roles import Acquisition, Role, role_of
+from radloom.pipelines.ingest.scan import Found, scan_folder
+from radloom.pipelines.ingest.verdicts import Part, extent_mm, file_order, parts_of_series
+from radloom.pipelines.study import SeriesRecord, StudyRecord
+
+__all__ = ["discover"]
+
+
+@dataclass
+class _Draft:
+    """A study while its files are being gathered."""
+
+    subject: str
+    session: str
+    study_uid: str
+    dicom: dict[str, list[SliceHeader]] = field(default_factory=lambda: defaultdict(list))
+    records: list[SeriesRecord] = field(default_factory=list)
+
+
+def discover(folder: Path) -> tuple[StudyRecord, ...]:
+    """Every study below `folder` with all its series, those that were refused included.
+
+    Headers only; no pixel is decoded. DICOM is grouped by patient and StudyInstanceUID, other
+    formats by the folder that holds them (BIDS labels where there are any). Labels of DICOM
+    studies are digests of PatientID and StudyInstanceUID; no identifier reaches a label,
+    description or detail. A file's slot in `SeriesRecord.files` is its real relative path.
+
+    Raises:
+        InputError: `folder` is not a folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"<{folder.name}>: expected a folder of studies, got none; check the path")
+    found = list(scan_folder(folder))
+    headers = [h for f in found if f.kind == "dicom" for h in read_headers(folder / f.path, f.path)]
+    identifiers = {word for header in headers for word in header.identifiers}
+    drafts = _dicom_drafts(_each_once(headers))
+    file_drafts: dict[str, _Draft] = {}
+    for item in found:
+        if item.kind in ("nifti", "itk"):
+            home = home_of(folder, item.path)
+            _draft_of(home, file_drafts).records.append(file_record(folder, item))
+    lost = [f for f in found if f.kind == "bad"]
+    lost += [
+        Found(h.path, "bad", h.problem or ReasonCode.UNREADABLE, h.problem_detail)
+        for h in headers
+        if not h.series_uid
+    ]
+    places = _places(drafts)
+    for item in lost:
+        draft = _nearest(item, places) or _draft_of(home_of(folder, item.path), file_drafts)
+        draft.records.append(_lost_record(item))
+    return _records(folder, [*drafts, *file_drafts.values()], identifiers)
+
+
+def _each_once(headers: Iterable[SliceHeader]) -> list[SliceHeader]:
+    """Every SOP instance once; of copies, one that is whole, then the first path."""
+    best: dict[tuple[str, ...], SliceHeader] = {}
+    for header in headers:
+        if not header.series_uid:
+            continue
+        key = (header.series_uid, header.sop_uid or header.path, str(header.frame))
+        known = best.get(key)
+        if known is None or (known.problem is not None and header.problem is None):
+            best[key] = header
+    return list(best.values())
+
+
+def _dicom_drafts(headers: Iterable[SliceHeader]) -> list[_Draft]:
+    drafts: dict[tuple[str, str], _Draft] = {}
+    for header in headers:
+        key = (header.patient_id, header.study_uid)
+        if key not in drafts:
+            uid = header.study_uid
+            subject = digest_label(header.patient_id or f"study {uid}")
+            drafts[key] = _Draft(subject, digest_label(uid), uid)
+        drafts[key].dicom[header.series_uid].append(header)
+    return list(drafts.values())
+
+
+def _draft_of(home: Home, drafts: dict[str, _Draft]) -> _Draft:
+    if home.folder not in drafts:
+        uid = made_uid("folder", home.folder, home.subject, home.session)
+        drafts[home.folder] = _Draft(home.subject, home.session, uid)
+    return drafts[home.folder]
+
+
+def _places(drafts: Sequence[_Draft]) -> dict[str, _Draft]:
+    """Folder -> the DICOM study with most of its files there."""
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for number, draft in enumerate(drafts):
+        for headers in draft.dicom.values():
+            for path in {h.path for h in headers}:
+                counts[path.rpartition("/")[0]][number] += 1
+    return {place: drafts[counter.most_common(1)[0][0]] for place, counter in counts.items()}
+
+
+def _nearest(item: Found, places: dict[str, _Draft]) -> _Draft | None:
+    return places.get(item.path.rpartition("/")[0])
+
+
+def _lost_record(item: Found) -> SeriesRecord:
+    """A row for a file or folder that no series can claim."""
+    return SeriesRecord(
+        series_uid=made_uid(item.path),
+        modality="",
+        description="",
+        status="rejected",
+        reason=(item.code or ReasonCode.UNREADABLE).value,
+        detail=f"<{item.path or '.'}>: {item.detail}",
+        files=(item.path,),
+    )
+
+
+def _records(
+    folder: Path, drafts: Sequence[_Draft], identifiers: set[str]
+) -> tuple[StudyRecord, ...]:
+    records = []
+    taken: Counter[tuple[str, str]] = Counter()
+    for draft in drafts:
+        taken[draft.subject, draft.session] += 1
+    for draft in drafts:
+        session = draft.session
+        if taken[draft.subject, session] > 1:
+            session += digest_label(draft.study_uid, 4)
+        series = tuple(_series(draft, identifiers))
+        records.append(StudyRecord(draft.subject, session, draft.study_uid, folder, series))
+    return tuple(sorted(records, key=lambda record: record.key))
+
+
+def _series(draft: _Draft, identifiers: set[str]) -> list[SeriesRecord]:
+    numbers = {uid: headers[0].series_number for uid, headers in draft.dicom.items()}
+    series = [
+        record
+        for uid, headers in draft.dicom.items()
+        for record in _series_records(uid, headers, identifiers)
+    ]
+    series += [replace(r, detail=_clean(r.detail, identifiers)) for r in draft.records]
+    series.sort(
+        key=lambda r: (numbers.get(r.series_uid, 1 << 30), r.files, sorted(r.entities.items()))
+    )
+    return name_series(choose_roles(series, numbers))
+
+
+def _series_records(
+    uid: str, headers: Sequence[SliceHeader], identifiers: set[str]
+) -> list[SeriesRecord]:
+    parts = parts_of_series(headers)
+    n_passed = sum(part.code is None for part in parts)
+    return [_record(uid, part, identifiers, is_split=n_passed > 1) for part in parts]
+
+
+def _record(uid: str, part: Part, identifiers: set[str], *, is_split: bool) -> SeriesRecord:
+    first = part.slices[0]
+    description = redact(first.description, identifiers)
+    record = SeriesRecord(
+        series_uid=uid,
+        modality=first.modality,
+        description=description,
+        status="rejected",
+        files=file_order(part.slices),
+        headers=dict(first.facts),
+        entities=dict(part.entities),
+    )
+    if part.geometry is not None:
+        record = replace(
+            record,
+            shape=part.geometry.shape,
+            spacing=_rounded(part.geometry.spacing),
+        )
+    if part.code is not None:
+        return replace(
+            record, reason=part.code.value, detail=_clean(part.detail, identifiers), entities={}
+        )
+    if part.kind == "volume" and not first.mosaic:
+        role = _role(part, description, is_split=is_split)
+        reader, reason = "highdicom", ""
+    else:
+        role = Role("", "a mosaic" if part.kind == "volume" else "4D")
+        reader = "dcm2niix"
+        reason = {"volume": "", **{k: k for k in ("time_series", "diffusion")}}[part.kind]
+    if is_split:
+        reason = reason or ReasonCode.SPLIT_SERIES.value
+    if "SECONDARY" in first.image_type and "MPR" in first.image_type:
+        record = replace(record, entities={**record.entities, "reformat": "1"})
+    return replace(
+        record,
+        status="split" if is_split else "accepted",
+        reason=reason,
+        role=role.role,
+        role_rule=role.rule,
+        reader=reader,
+    )
+
+
+def _role(part: Part, description: str, *, is_split: bool) -> Role:
+    first = part.slices[0]
+    if part.entities.get("part") not in (None, "mag"):
+        return Role("", "not a magnitude image")
+    assert part.geometry is not None
+    return role_of(
+        Acquisition(
+            first.modality,
+            {**first.tags, "EchoTime": first.echo_time_ms or first.tags.get("EchoTime")},
+            first.image_type,
+            description,
+            extent_mm(part.geometry),
+            is_split=is_split,
+        )
+    )
+
+
+def _rounded(spacing: tuple[float, float, float]) -> tuple[float, float, float]:
+    i, j, k = (round(value, 6) for value in spacing)
+    return i, j, k
+
+
+def _clean(detail: str, identifiers: set[str]) -> str:
+    """`detail` with every path component that holds an identifier replaced.
+
+    >>> _clean("<scans/DOE_JOHN/1.dcm>: the file is empty", {"Doe"})
+    '<scans/<redacted>/1.dcm>: the file is empty'
+    """
+
+    def clean(match: re.Match[str]) -> str:
+        parts = match[1].split("/")
+        return "<" + "/".join(REDACTED if redact(p, identifiers) != p else p for p in parts) + ">"
+
+    return re.sub(r"<([^<>]+)>", clean, detail)

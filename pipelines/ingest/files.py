@@ -1,0 +1,194 @@
+"""Series from files without DICOM: NIfTI, NRRD, MHA, and the JSON sidecars beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from radloom.errors import ReasonCode, SeriesRefused
+from radloom.geometry import Affine, spacing_of
+from radloom.pipelines.ingest.headers import PARSE_ERRORS
+from radloom.pipelines.ingest.names import alphanumeric, made_uid
+from radloom.pipelines.ingest.roles import Acquisition, Role, role_of, role_of_words
+from radloom.pipelines.ingest.scan import Found, image_stem
+from radloom.pipelines.study import SeriesRecord
+
+__all__ = ["Home", "file_record", "home_of"]
+
+BIDS_DATATYPES = ("anat", "func", "dwi", "fmap", "perf", "pet", "ct", "meg", "eeg", "ieeg", "other")
+"""Folders of BIDS below a session."""
+
+SIDECAR_KEYS = (
+    "Manufacturer",
+    "ManufacturersModelName",
+    "MagneticFieldStrength",
+    "RepetitionTime",
+    "EchoTime",
+    "InversionTime",
+    "FlipAngle",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "ScanningSequence",
+    "SequenceVariant",
+    "MRAcquisitionType",
+    "BodyPartExamined",
+    "Modality",
+    "ImageType",
+)
+"""What is taken from a sidecar; nothing that names a person, a place or a date."""
+
+MIN_SLICES = 3
+"""As for DICOM: fewer make no volume."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """The study that a file belongs to."""
+
+    folder: str
+    """Relative path of the study's folder."""
+    subject: str
+    session: str
+
+
+def home_of(root: Path, path: str) -> Home:
+    """The study of a file: BIDS labels where there are any, else its folder and that one's parent.
+
+    >>> home = home_of(Path("/data/ms01"), "date1/t1.nii.gz")
+    >>> home.subject, home.session
+    ('ms01', 'date1')
+    >>> home = home_of(Path("/data"), "sub-7/ses-2/anat/sub-7_ses-2_T1w.nii.gz")
+    >>> home.folder, home.subject, home.session
+    ('sub-7/ses-2', '7', '2')
+    """
+    *folders, name = path.split("/")
+    while folders and folders[-1] in BIDS_DATATYPES and _bids(folders[:-1], name):
+        folders.pop()
+    folder = "/".join(folders)
+    labels = _bids(folders, name)
+    if "sub" in labels:
+        return Home(folder, labels["sub"], labels.get("ses", "1"))
+    outer = [root.resolve().name or "study", *folders]
+    if len(outer) == 1:
+        return Home(folder, alphanumeric(outer[0]), "1")
+    return Home(folder, alphanumeric(outer[-2]), alphanumeric(outer[-1]))
+
+
+def _bids(folders: Sequence[str], name: str) -> dict[str, str]:
+    """The labels sub and ses, from folders or the name."""
+    words = [*folders, *image_stem(name).split("_")]
+    found = (re.fullmatch(r"(sub|ses)-([A-Za-z0-9]+)", word) for word in words)
+    return {match[1]: match[2] for match in found if match}
+
+
+def file_record(root: Path, found: Found) -> SeriesRecord:
+    """The record of one NIfTI, NRRD or MHA file, from its header and sidecar."""
+    name = found.path.rpartition("/")[2]
+    stem = image_stem(name)
+    uid = made_uid(found.path)
+    sidecar = _sidecar(root / found.path, stem)
+    modality = _modality(sidecar, stem)
+    try:
+        shape, affine, is_label = _header(root / found.path, found.kind)
+    except SeriesRefused as refusal:
+        return _refused(found, uid, modality, stem, refusal.code, refusal.detail)
+    except PARSE_ERRORS as error:
+        detail = f"damaged header ({type(error).__name__})"
+        return _refused(found, uid, modality, stem, ReasonCode.UNREADABLE, detail)
+    if min(shape[:3]) < MIN_SLICES:
+        detail = f"expected at least {MIN_SLICES} voxels along each axis, got shape {shape}"
+        return _refused(found, uid, modality, stem, ReasonCode.TOO_FEW_SLICES, detail)
+    spacing = tuple(round(float(s), 6) for s in spacing_of(affine))
+    is_4d = len(shape) == 4
+    role = Role("", "4D") if is_4d else _role(sidecar, stem, modality, is_label, shape, spacing)
+    return SeriesRecord(
+        series_uid=uid,
+        modality=modality,
+        description=stem,
+        status="accepted",
+        reason=ReasonCode.TIME_SERIES.value if is_4d else "",
+        role=role.role,
+        role_rule=role.rule,
+        shape=(shape[0], shape[1], shape[2]),
+        spacing=(spacing[0], spacing[1], spacing[2]),
+        files=(found.path,),
+        reader=found.kind,
+        headers={k: v for k, v in sidecar.items() if k not in ("Modality", "ImageType")},
+    )
+
+
+def _header(path: Path, kind: str) -> tuple[tuple[int, ...], Affine, bool]:
+    if kind == "itk":
+        from radloom.transforms.itk_images import read_itk_header
+
+        itk = read_itk_header(path)
+        return itk.shape, itk.affine, False
+    from radloom.transforms.nifti import read_nifti_header
+
+    nifti = read_nifti_header(path)
+    return nifti.shape, nifti.affine, nifti.is_label
+
+
+def _refused(
+    found: Found, uid: str, modality: str, stem: str, code: ReasonCode, detail: str
+) -> SeriesRecord:
+    return SeriesRecord(
+        series_uid=uid,
+        modality=modality,
+        description=stem,
+        status="rejected",
+        reason=code.value,
+        detail=detail,
+        files=(found.path,),
+    )
+
+
+def _sidecar(path: Path, stem: str) -> dict[str, Any]:
+    file = path.with_name(f"{stem}.json")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: content[key] for key in SIDECAR_KEYS if key in content}
+
+
+def _modality(sidecar: Mapping[str, Any], stem: str) -> str:
+    written = str(sidecar.get("Modality", "")).upper()
+    if written in ("MR", "CT", "PT"):
+        return written
+    return {"ct": "CT", "pet": "PT"}.get(role_of_words(_own_words(stem)).role, "MR")
+
+
+def _own_words(stem: str) -> str:
+    return "_".join(w for w in stem.split("_") if not re.match(r"(sub|ses)-", w))
+
+
+def _role(
+    sidecar: Mapping[str, Any],
+    stem: str,
+    modality: str,
+    is_label: bool,  # noqa: FBT001
+    shape: tuple[int, ...],
+    spacing: tuple[float, ...],
+) -> Role:
+    if is_label:
+        return Role("", "labels")
+    words = _own_words(stem)
+    if "EchoTime" not in sidecar and modality == "MR":
+        return role_of_words(words)
+    tags = dict(sidecar)
+    for key in ("RepetitionTime", "EchoTime", "InversionTime"):
+        if isinstance(tags.get(key), (int, float)):
+            tags[key] = tags[key] * 1000.0
+    for key in ("ScanningSequence", "ImageType"):
+        if isinstance(tags.get(key), str):
+            tags[key] = re.split(r"[\\_\s]+", tags[key])
+    image_type = tuple(str(v).upper() for v in tags.pop("ImageType", ()))
+    extent = (shape[0] * spacing[0], shape[1] * spacing[1], shape[2] * spacing[2])
+    return role_of(Acquisition(modality, tags, image_type, words, extent))

@@ -1,0 +1,98 @@
+"""Choosing one series a role, and names that are unique within a study."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from radloom.errors import ReasonCode
+from radloom.pipelines.ingest.names import alphanumeric
+from radloom.pipelines.ingest.roles import entities_of_role
+from radloom.pipelines.study import SeriesRecord
+
+__all__ = ["choose_roles", "name_series"]
+
+ACQ_LETTERS = 24
+"""Longest label made from a description; file systems end at 255 bytes a name."""
+
+
+def choose_roles(series: Sequence[SeriesRecord], numbers: Mapping[str, int]) -> list[SeriesRecord]:
+    """The series, each role given to one volume; the others say which one was taken.
+
+    The best is an acquisition before a reformat, 3D before 2D, many voxels before few, then the
+    lowest series number, then the lowest UID, so that the choice never depends on the file order.
+
+    Args:
+        series: of one study, each with the role that its tags or words gave it.
+        numbers: SeriesNumber (0020,0011) by UID.
+    """
+    best: dict[str, SeriesRecord] = {}
+    for record in sorted(series, key=lambda s: _rank(s, numbers)):
+        if record.role and record.status != "rejected":
+            best.setdefault(record.role, record)
+    return [_with_choice(record, best) for record in series]
+
+
+def name_series(series: Sequence[SeriesRecord]) -> list[SeriesRecord]:
+    """The accepted series with BIDS entities that no two of the study share.
+
+    The volume that holds a role comes first, so that it has the plain name.
+    """
+    used: Counter[tuple[tuple[str, str], ...]] = Counter()
+    named: dict[int, SeriesRecord] = {}
+    for index, record in sorted(enumerate(series), key=lambda item: not item[1].role):
+        if record.status == "rejected":
+            named[index] = replace(record, entities={}, role="")
+            continue
+        entities = _entities(record)
+        key = tuple(sorted(entities.items()))
+        used[key] += 1
+        if used[key] > 1:
+            entities["run"] = str(used[key])
+        named[index] = replace(record, entities=entities)
+    return [named[i] for i in range(len(series))]
+
+
+def _rank(
+    record: SeriesRecord, numbers: Mapping[str, int]
+) -> tuple[bool, bool, int, int, str, str]:
+    i, j, k = record.shape
+    return (
+        "reformat" in record.entities,
+        record.headers.get("MRAcquisitionType") not in ("3D", None),
+        -(i * j * k),
+        numbers.get(record.series_uid, 0),
+        record.series_uid,
+        str(sorted(record.entities.items())),
+    )
+
+
+def _with_choice(record: SeriesRecord, best: Mapping[str, SeriesRecord]) -> SeriesRecord:
+    wanted = record.role
+    entities = {k: v for k, v in record.entities.items() if k != "reformat"}
+    if record.status != "rejected" and wanted:
+        entities = {**entities_of_role(wanted), **entities}
+        if best[wanted] is not record:
+            other = best[wanted].description or "another series"
+            rule = f"{record.role_rule}; another is the {wanted}: {other}"
+            record = replace(record, role="", role_rule=rule)
+    if record.status == "accepted" and not record.role and not record.reason:
+        record = replace(record, reason=ReasonCode.NOT_A_HEAD_VOLUME.value)
+    return replace(record, entities=entities)
+
+
+def _entities(record: SeriesRecord) -> dict[str, str]:
+    """The entities of a record before they are made unique."""
+    entities = dict(record.entities)
+    if "suffix" in entities:
+        return entities
+    suffix = {"diffusion": "dwi", "time_series": "timeseries"}.get(
+        record.reason, record.modality or "image"
+    )
+    entities["suffix"] = suffix
+    entities["datatype"] = "dwi" if suffix == "dwi" else "other"
+    words = "".join(c for c in record.description if c.isascii() and c.isalnum())
+    if words and "acq" not in entities:
+        entities["acq"] = alphanumeric(words[:ACQ_LETTERS])
+    return entities
