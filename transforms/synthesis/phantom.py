@@ -9,6 +9,7 @@ from them, `render_mr` and `render_ct` take its picture on any grid, through any
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -23,7 +24,8 @@ from radloom.transforms.synthesis.artefacts import add_rician_noise, bias_field
 from radloom.transforms.synthesis.contrast import SEQUENCES, MRSequence, mr_signal
 from radloom.transforms.synthesis.phantom_brain import paint_brain
 from radloom.transforms.synthesis.phantom_head import paint_head, skull_hulls
-from radloom.transforms.synthesis.solids import Canvas, smooth_field
+from radloom.transforms.synthesis.phantom_shape import HeadShape, draw_head_shape
+from radloom.transforms.synthesis.solids import Canvas, Points, smooth_field
 from radloom.transforms.synthesis.tissues import LABEL_NAMES, STRUCTURES, Code, Structure
 
 __all__ = [
@@ -37,34 +39,9 @@ __all__ = [
 ]
 
 _EXTENT_MM = ((-92.0, 92.0), (-118.0, 114.0), (-134.0, 92.0))
+_SLAB = 8
 _WHITE_LEVEL = 400.0
 """The number that white matter gets in an MR image."""
-
-
-@dataclass(frozen=True)
-class HeadShape:
-    """What differs from one head to the next; the same shape and spacing give the same head."""
-
-    seed: int
-    """Of every random field: deformation, folding, thickness, texture."""
-    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Size along x, y, z."""
-    deformation_mm: float = 2.2
-    """Standard deviation of the smooth deformation of the whole head; it breaks the symmetry."""
-    skull_thickness: float = 1.0
-    """Relative to 6.3 mm in the vault."""
-    fat: float = 1.0
-    """Relative thickness of the scalp and the fat below the skin."""
-    nose: float = 1.0
-    """Relative length of the nose."""
-    ventricles: float = 1.0
-    """Millimetres of growth of the ventricles' walls; 1 is an adult's size."""
-    atrophy: float = 1.0
-    """Relative width of the subarachnoid space and of the sulci."""
-    cortex_mm: float = 2.7
-    """Mean thickness of the cortex."""
-    fold_mm: float = 11.0
-    """Mean distance between neighbouring sulci."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +72,6 @@ class HeadPhantom:
         return spatial_shape(self.labels)
 
 
-def draw_head_shape(generator: torch.Generator) -> HeadShape:
-    """The parameters of a random adult head."""
-    seed = int(torch.randint(2**62, (1,), generator=generator))
-    normal = torch.randn(9, generator=generator).clamp(-2, 2).tolist()
-    size = 1 + 0.02 * normal[0]
-    return HeadShape(
-        seed=seed,
-        scale=(size + 0.015 * normal[1], size + 0.015 * normal[2], size + 0.015 * normal[3]),
-        skull_thickness=1 + 0.08 * normal[4],
-        fat=1 + 0.15 * normal[5],
-        nose=1 + 0.3 * normal[6],
-        ventricles=1.2 + 0.45 * normal[7],
-        atrophy=1 + 0.12 * (normal[7] + normal[8]),
-        cortex_mm=2.7 + 0.1 * normal[8],
-    )
-
-
 def make_head(generator: torch.Generator, *, spacing_mm: float = 1.0) -> HeadPhantom:
     """A random head: `draw_head_shape`, then `build_head`."""
     return build_head(draw_head_shape(generator), spacing_mm=spacing_mm)
@@ -125,41 +85,41 @@ def build_head(shape: HeadShape, *, spacing_mm: float = 1.0) -> HeadPhantom:
     """
     if not 0.5 <= spacing_mm <= 4:
         raise InputError(f"expected a phantom spacing within 0.5..4 mm, got {spacing_mm:g}")
-    generator = torch.Generator().manual_seed(shape.seed)
-    canvas = _blank_canvas(shape, spacing_mm, generator)
-    hulls = skull_hulls(canvas, shape, generator)
-    paint_head(canvas, shape, hulls, generator)
-    paint_brain(canvas, shape, hulls, generator)
-    fine, coarse = (smooth_field(canvas.axes, knot, generator) for knot in (3.5, 11.0))
-    main = torch.where(canvas.share >= 0.5, canvas.top, canvas.under).long()
-    sides = torch.tensor([s.label for s in STRUCTURES], dtype=torch.int32)
-    labels = torch.where(canvas.points[0] < 0, sides[main, 0], sides[main, 1])
+    axes, affine = _grid(spacing_mm)
+    slabs = (_build_slab(shape, (x, axes[1], axes[2]), affine) for x in axes[0].split(_SLAB))
+    top, under, share, texture, labels = (torch.cat(part) for part in zip(*slabs, strict=True))
     return HeadPhantom(
-        shape,
-        make_label(labels, canvas.affine),
-        LABEL_NAMES,
-        canvas.top,
-        canvas.under,
-        canvas.share,
-        0.75 * fine + 0.66 * coarse,
+        shape, make_label(labels, affine), LABEL_NAMES, top, under, share, texture
     )
 
 
-def _blank_canvas(shape: HeadShape, spacing_mm: float, generator: torch.Generator) -> Canvas:
-    size = [round((high - low) / spacing_mm) * 1 + 1 for low, high in _EXTENT_MM]
+def _grid(spacing_mm: float) -> tuple[Points, Affine]:
+    axes = [
+        torch.arange(round((high - low) / spacing_mm) + 1, dtype=torch.float32) * spacing_mm + low
+        for low, high in _EXTENT_MM
+    ]
     affine = as_stored(np.diag([spacing_mm] * 3 + [1.0]))
     affine[:3, 3] = [low for low, _ in _EXTENT_MM]
+    return (axes[0], axes[1], axes[2]), affine
+
+
+def _build_slab(shape: HeadShape, axes: Points, affine: Affine) -> tuple[torch.Tensor, ...]:
+    """Top, under, share, texture and labels of a slab; what is small stays in the cache."""
+    spread = (axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :])
     x, y, z = (
-        torch.arange(n, dtype=torch.float32) * spacing_mm + low
-        for n, (low, _) in zip(size, _EXTENT_MM, strict=True)
+        a / s + shape.deformation_mm * smooth_field(axes, 60, shape.stream(f"deformation {name}"))
+        for a, s, name in zip(spread, shape.scale, "xyz", strict=True)
     )
-    axes = (x, y, z)
-    spread = (x[:, None, None], y[None, :, None], z[None, None, :])
-    warped = [
-        a / s + shape.deformation_mm * smooth_field(axes, 60, generator)
-        for a, s in zip(spread, shape.scale, strict=True)
-    ]
-    return Canvas(affine, (size[0], size[1], size[2]), axes, (warped[0], warped[1], warped[2]))
+    canvas = Canvas(float(affine[0, 0]), axes, (x, y, z))
+    hulls = skull_hulls(canvas, shape)
+    paint_head(canvas, shape, hulls)
+    paint_brain(canvas, shape, hulls)
+    texture = 0.75 * canvas.smooth(3.5, shape.stream("grain"))
+    texture += 0.66 * canvas.smooth(11, shape.stream("patches"))
+    main = torch.where(canvas.share >= 0.5, canvas.top, canvas.under).int()
+    sides = torch.tensor([s.label for s in STRUCTURES], dtype=torch.int32)
+    labels = torch.where(x < 0, sides[main, 0], sides[main, 1])
+    return canvas.top, canvas.under, canvas.share, texture, labels
 
 
 def render_mr(
@@ -250,34 +210,42 @@ def _sample(
     """`image` (I, J, K) seen on another grid; slices thicker than its voxels are averaged."""
     own = float(spacing_of(image_affine).min())
     n_parts = [max(1, int(np.ceil(s / own - 0.25))) for s in spacing_of(affine)]
-    offsets = np.stack(
-        np.meshgrid(*[(np.arange(n) + 0.5) / n - 0.5 for n in n_parts], indexing="ij"), -1
-    ).reshape(-1, 3)
-    result = torch.zeros(shape)
-    inverse = np.linalg.inv(image_affine)
-    for k in range(shape[2]):
-        for offset in offsets:
-            result[:, :, k] += _sample_plane(
-                image, inverse, affine, shape, k, offset, moving_from_fixed
-            )
-    return result / len(offsets)
+    shifts = [(torch.arange(n) + 0.5) / n - 0.5 for n in n_parts]
+    slabs = []
+    for i in torch.arange(shape[0]).split(_SLAB):
+        seen = torch.zeros((len(i), *shape[1:]))
+        for shift in torch.cartesian_prod(*shifts).reshape(-1, 3):
+            j, k = (torch.arange(n) + s for n, s in zip(shape[1:], shift[1:], strict=True))
+            voxels = _seen_voxels((i + shift[0], j, k), affine, image_affine, moving_from_fixed)
+            seen += _interpolate(image, voxels)
+        slabs.append(seen / math.prod(n_parts))
+    return torch.cat(slabs)
 
 
-def _sample_plane(image, inverse, affine, shape, k, offset, moving_from_fixed):
-    index = np.stack(np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), [k], indexing="ij"), -1)
-    points = apply_affine(affine, index + offset)
+def _seen_voxels(
+    index: Points, affine: Affine, image_affine: Affine, moving_from_fixed: Transform | None
+) -> torch.Tensor:
+    """(I, J, K, 3) voxel positions in the head of the voxels (i, j, k) of a picture."""
+    to_voxels = np.linalg.inv(image_affine)
+    if moving_from_fixed is not None and moving_from_fixed.displacement_mm is not None:
+        grid = torch.stack(torch.meshgrid(*index, indexing="ij"), -1).double().numpy()
+        points = moving_from_fixed.inverse().apply(apply_affine(affine, grid))
+        return torch.from_numpy(apply_affine(to_voxels, points).astype(np.float32))
     if moving_from_fixed is not None:
-        points = _fixed_points(points, moving_from_fixed)
-    voxels = apply_affine(inverse, points)
-    size = np.asarray(image.shape)
-    grid = torch.from_numpy((2 * voxels / (size - 1) - 1)[..., ::-1].astype(np.float32).copy())
+        to_voxels = to_voxels @ np.linalg.inv(moving_from_fixed.matrix)
+    matrix = torch.from_numpy(to_voxels @ affine).float()
+    i, j, k = (
+        a.float().reshape([-1 if n == axis else 1 for n in range(3)])
+        for axis, a in enumerate(index)
+    )
+    return torch.stack([row[0] * i + row[1] * j + (row[2] * k + row[3]) for row in matrix[:3]], -1)
+
+
+def _interpolate(image: torch.Tensor, voxels: torch.Tensor) -> torch.Tensor:
+    """Linear interpolation of `image` at (I, J, K, 3) voxel positions; zero outside."""
+    last = torch.tensor(image.shape) - 1
+    grid = (2 * voxels / last - 1).flip(-1)
     seen = torch.nn.functional.grid_sample(
         image[None, None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=True
     )
-    return seen[0, 0, :, :, 0]
-
-
-def _fixed_points(points, moving_from_fixed: Transform):
-    if moving_from_fixed.displacement_mm is None:
-        return apply_affine(np.linalg.inv(moving_from_fixed.matrix), points)
-    return moving_from_fixed.inverse().apply(points)
+    return seen[0, 0]

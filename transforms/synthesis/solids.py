@@ -14,19 +14,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from radloom.geometry import Affine
-
 __all__ = [
     "Box",
     "Canvas",
     "Points",
     "ball",
     "ellipsoid",
+    "mirrored",
     "smooth_field",
     "smooth_max",
     "smooth_min",
     "tube",
-    "waves",
+    "wave_sheets",
 ]
 
 Points = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -34,6 +33,11 @@ Points = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 Box = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 """Lowest and highest x, y, z in mm."""
+
+
+def mirrored(p: Points) -> Points:
+    """The points with their left half folded onto the right one."""
+    return p[0].abs(), p[1], p[2]
 
 
 def ball(p: Points, centre: Sequence[float], radius: float) -> torch.Tensor:
@@ -57,8 +61,8 @@ def ellipsoid(
         c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         q[i], q[j] = c * q[i] + s * q[j], c * q[j] - s * q[i]
     scaled = [a / r for a, r in zip(q, radii, strict=True)]
-    k0 = torch.sqrt(sum(a * a for a in scaled) + 1e-12)  # type: ignore[arg-type]
-    k1 = torch.sqrt(sum((a / r) ** 2 for a, r in zip(scaled, radii, strict=True)) + 1e-12)  # type: ignore[arg-type]
+    k0 = torch.sqrt(sum(a * a for a in scaled) + 1e-12)
+    k1 = torch.sqrt(sum((a / r) ** 2 for a, r in zip(scaled, radii, strict=True)) + 1e-12)
     return k0 * (k0 - 1) / k1
 
 
@@ -71,7 +75,7 @@ def tube(p: Points, knots: Sequence[Sequence[float]], radii: Sequence[float]) ->
         along = (q[0] * axis[0] + q[1] * axis[1] + q[2] * axis[2]) / sum(v * v for v in axis)
         along = along.clamp(0, 1)
         away = sum((c - along * v) ** 2 for c, v in zip(q, axis, strict=True))
-        part = torch.sqrt(away) - (ra + (rb - ra) * along)  # type: ignore[arg-type]
+        part = torch.sqrt(away) - (ra + (rb - ra) * along)
         result = part if result is None else torch.minimum(result, part)
     if result is None:
         raise ValueError("expected two or more knots")
@@ -114,22 +118,30 @@ def smooth_field(
     return torch.einsum("xjk,ix->ijk", partial, weights[0]) / 0.479**1.5
 
 
-def waves(
+def wave_sheets(
     p: Points, wavelength_mm: float, generator: torch.Generator, *, n_waves: int = 28
 ) -> torch.Tensor:
-    """A random field of one wavelength: a sum of plane waves in all directions, variance 1.
+    """Distance in mm to the sheets of a labyrinth whose walls stand half a wavelength apart.
 
-    Its zero level set is a labyrinth of sheets half a wavelength apart, as sulci are.
+    The sheets are the zero level set of a sum of plane waves in all directions, of nearly one
+    wavelength; the distance is the field over its gradient, right near the sheets.
     """
     k = torch.randn((n_waves, 3), generator=generator)
-    k = k / k.norm(dim=1, keepdim=True)
-    spread = 1 + 0.14 * (2 * torch.rand((n_waves, 1), generator=generator) - 1)
-    k = k * (2 * math.pi / wavelength_mm) * spread
+    spread = 1 + 0.16 * (2 * torch.rand((n_waves, 1), generator=generator) - 1)
+    k = k / k.norm(dim=1, keepdim=True) * (2 * math.pi / wavelength_mm) * spread
     phase = torch.rand(n_waves, generator=generator) * 2 * math.pi
-    total = torch.zeros_like(p[0])
-    for (kx, ky, kz), shift in zip(k.tolist(), phase.tolist(), strict=True):
-        total += torch.cos(p[0] * kx + p[1] * ky + p[2] * kz + shift)
-    return total * math.sqrt(2 / n_waves)
+    value = torch.zeros_like(p[0])
+    slope = [torch.zeros_like(p[0]) for _ in range(3)]
+    for wave, shift in zip(k.tolist(), phase.tolist(), strict=True):
+        angle = p[0] * wave[0] + p[1] * wave[1] + p[2] * wave[2] + shift
+        value += torch.cos(angle)
+        sine = torch.sin(angle)
+        for part, factor in zip(slope, wave, strict=True):
+            part.add_(sine, alpha=factor)
+    # the floor keeps saddles, where the gradient vanishes, from becoming far away
+    floor = 0.3 * math.pi / wavelength_mm * math.sqrt(n_waves)
+    steep = torch.sqrt(slope[0] ** 2 + slope[1] ** 2 + slope[2] ** 2 + floor**2)
+    return value.abs() / steep
 
 
 @dataclass
@@ -141,9 +153,8 @@ class Canvas:
     smallest share is given up.
     """
 
-    affine: Affine
-    """(4, 4) axis-aligned, voxel -> RAS+ mm."""
-    shape: tuple[int, int, int]
+    spacing: float
+    """Voxel edge in mm."""
     axes: Points
     """World positions of the voxel centres along each axis, (I,), (J,), (K,)."""
     points: Points
@@ -153,20 +164,15 @@ class Canvas:
     share: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        device = self.points[0].device
-        self.top = torch.zeros(self.shape, dtype=torch.uint8, device=device)
-        self.under = torch.zeros(self.shape, dtype=torch.uint8, device=device)
-        self.share = torch.ones(self.shape, device=device)
-
-    @property
-    def spacing(self) -> float:
-        """Voxel edge in mm."""
-        return float(self.affine[0, 0])
+        self.top = torch.zeros_like(self.points[0], dtype=torch.uint8)
+        self.under = torch.zeros_like(self.points[0], dtype=torch.uint8)
+        self.share = torch.ones_like(self.points[0])
 
     def window(self, box: Box, margin_mm: float = 12.0) -> tuple[slice, slice, slice]:
         """The voxels of a box with a margin for the deformation."""
         slices = []
-        for (low, high), axis, n in zip(box, self.axes, self.shape, strict=True):
+        for (low, high), axis in zip(box, self.axes, strict=True):
+            n = len(axis)
             start = np.floor((low - margin_mm - float(axis[0])) / self.spacing)
             stop = np.ceil((high + margin_mm - float(axis[0])) / self.spacing) + 1
             slices.append(slice(int(np.clip(start, 0, n)), int(np.clip(stop, 0, n))))
@@ -177,11 +183,30 @@ class Canvas:
         x, y, z = self.points
         return x[window], y[window], z[window]
 
+    @staticmethod
+    def is_empty(window: tuple[slice, slice, slice]) -> bool:
+        """Whether no voxel of the canvas lies in the window."""
+        return any(part.start >= part.stop for part in window)
+
+    def smooth(
+        self,
+        knot_mm: float,
+        generator: torch.Generator,
+        window: tuple[slice, slice, slice] | None = None,
+    ) -> torch.Tensor:
+        """`smooth_field` on the voxels of a window."""
+        x, y, z = self.axes
+        if window is not None:
+            x, y, z = x[window[0]], y[window[1]], z[window[2]]
+        return smooth_field((x, y, z), knot_mm, generator)
+
     def draw(
         self, code: int, box: Box, solid: Callable[[Points], torch.Tensor], *, margin_mm: float = 12
     ) -> None:
         """Paint `code` into the part of `box` that `solid` (points -> signed distance) fills."""
         window = self.window(box, margin_mm)
+        if self.is_empty(window):
+            return
         self.paint(code, solid(self.within(window)), window)
 
     def draw_pair(
@@ -190,11 +215,11 @@ class Canvas:
         """As `draw` for a solid given at positive x and its mirror image."""
         self.draw(code, box, solid, margin_mm=margin_mm)
 
-        def mirrored(p: Points) -> torch.Tensor:
+        def on_the_left(p: Points) -> torch.Tensor:
             return solid((-p[0], p[1], p[2]))
 
         (low, high), y, z = box
-        self.draw(code, ((-high, -low), y, z), mirrored, margin_mm=margin_mm)
+        self.draw(code, ((-high, -low), y, z), on_the_left, margin_mm=margin_mm)
 
     def paint(
         self, code: int, distance: torch.Tensor, window: tuple[slice, slice, slice] | None = None

@@ -6,7 +6,9 @@ show, and no measurement is claimed for them.
 
 - white and grey matter, muscle, optic nerve, spinal cord, blood: Stanisz et al. 2005,
   doi:10.1002/mrm.20605
-- deep grey nuclei: Gelman et al. 2001, doi:10.1002/1522-2594(200101)45:1<71::AID-MRM1011>3.0.CO;2-2
+- deep grey nuclei, T1: Gelman et al. 2001,
+  doi:10.1002/1522-2594(200101)45:1<71::AID-MRM1011>3.0.CO;2-2, carried linearly from that paper's
+  white matter and cortex (847, 1763) to Stanisz's (1084, 1820)
 - CSF: Rooney et al. 2007, doi:10.1002/mrm.21122
 - fat, marrow: de Bazelaire et al. 2004, doi:10.1148/radiol.2303021331
 
@@ -100,11 +102,11 @@ class Structure:
 
 _AIR = Tissue(Relaxation(1.0, 1.0, 0.0), -1000, 0, 0)
 _SKIN = Tissue(Relaxation(900, 32, 0.72), 50, 0.05, 6)  # set
-_FAT = Tissue(Relaxation(382, 68, 0.90), -95, 0.05, 8)
+_FAT = Tissue(Relaxation(382, 68, 0.80), -95, 0.05, 8)
 _MUSCLE = Tissue(Relaxation(1412, 50, 0.80), 50, 0.06, 6)
 _MUCOSA = Tissue(Relaxation(1500, 85, 0.82), 35, 0.06, 8)  # set
 _BONE = Tissue(Relaxation(400, 0.6, 0.20), 1150, 0.1, 120)  # T2 set: below any echo time here
-_MARROW = Tissue(Relaxation(586, 49, 0.60), 380, 0.12, 110)
+_MARROW = Tissue(Relaxation(586, 49, 0.45), 380, 0.12, 110)
 _TOOTH = Tissue(Relaxation(400, 0.4, 0.10), 1900, 0.05, 200)  # set
 _SCLERA = Tissue(Relaxation(1100, 35, 0.70), 55, 0.02, 2)  # set
 _VITREOUS = Tissue(Relaxation(4000, 1400, 0.99), 8, 0.005, 1)  # set
@@ -118,10 +120,10 @@ _SINUS = Tissue(Relaxation(1932, 60, 0.75), 55, 0.03, 2)  # T2 set: venous blood
 _CSF = Tissue(Relaxation(4300, 1800, 1.0), 6, 0.004, 1)  # T2 set
 _GREY = Tissue(Relaxation(1820, 99, 0.84), 38, 0.018, 1.5)
 _WHITE = Tissue(Relaxation(1084, 69, 0.70), 28, 0.014, 1.5)
-_THALAMUS = Tissue(Relaxation(1218, 80, 0.78), 35, 0.02, 1.5)
-_CAUDATE = Tissue(Relaxation(1483, 88, 0.82), 38, 0.018, 1.5)
-_PUTAMEN = Tissue(Relaxation(1337, 82, 0.81), 38, 0.018, 1.5)
-_PALLIDUM = Tissue(Relaxation(1043, 62, 0.74), 37, 0.02, 1.5)
+_THALAMUS = Tissue(Relaxation(1382, 82, 0.78), 35, 0.02, 1.5)
+_CAUDATE = Tissue(Relaxation(1595, 88, 0.82), 38, 0.018, 1.5)
+_PUTAMEN = Tissue(Relaxation(1478, 82, 0.81), 38, 0.018, 1.5)
+_PALLIDUM = Tissue(Relaxation(1241, 62, 0.74), 37, 0.02, 1.5)
 _LIMBIC = Tissue(Relaxation(1650, 100, 0.84), 37, 0.02, 1.5)  # set
 _DIENCEPHALON = Tissue(Relaxation(1180, 75, 0.75), 32, 0.02, 1.5)  # set
 _STEM = Tissue(Relaxation(1120, 75, 0.74), 30, 0.02, 1.5)  # set
