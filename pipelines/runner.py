@@ -25,7 +25,14 @@ from radloom.pipelines.failure import reason_of
 from radloom.pipelines.files import write_file
 from radloom.pipelines.stage import keep_stages, record_failure, write_record
 from radloom.pipelines.study import StudyRecord
-from radloom.pipelines.worker import Job, Outcome, forget_running, run_study, running_stage
+from radloom.pipelines.worker import (
+    Job,
+    Outcome,
+    forget_running,
+    resume_study,
+    run_study,
+    running_stage,
+)
 from radloom.pipelines.workflow import Workflow
 
 __all__ = ["Progress", "RunSummary", "run", "run_records"]
@@ -174,7 +181,7 @@ class _Run:
 
     def carry_through(self, *, workers: int | None, scheduler: str | None) -> None:
         """Every study to its end: those whose receipts all match at once, the rest in workers."""
-        waiting = deque(self.records)
+        waiting = self._left_over()
         if not waiting:
             return
         division = plan(len(waiting), workers=workers, device=self.device)
@@ -185,6 +192,17 @@ class _Run:
             finally:
                 cluster.client.cancel(list(self.in_flight), force=True)
                 cluster.client.unsubscribe_topic(self.topic)
+
+    def _left_over(self) -> deque[StudyRecord]:
+        """The studies from the first that is not done on: workers look at the rest side by side."""
+        waiting = deque(self.records)
+        while waiting:
+            outcome = resume_study(waiting[0], self.workflow.stages, self.out)
+            if outcome is None:
+                break
+            waiting.popleft()
+            self._finish(outcome)
+        return waiting
 
     def _work_off(self, waiting: deque[StudyRecord], cluster: Cluster) -> None:
         """A bounded number of studies at a time, until nothing waits."""

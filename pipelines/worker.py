@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 
 from radloom.errors import StageFailed
 from radloom.pipelines.receipt import STAGES_FOLDER, Receipt
-from radloom.pipelines.stage import Context, Stage, keep_stages, run_stage
+from radloom.pipelines.stage import Context, Stage, keep_stages, resume_stage, run_stage
+from radloom.pipelines.stage_folder import stage_folders
 from radloom.pipelines.study import Study, StudyRecord
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "WorkerSetup",
     "forget_running",
     "outcome_of",
+    "resume_study",
     "run_study",
     "running_stage",
 ]
@@ -89,6 +91,22 @@ def run_study(job: Job) -> Outcome:
             receipts.append(receipt)
         keep_stages(job.out, key, {receipt.stage for receipt in receipts})
     return outcome_of(key, receipts, time.monotonic() - started)
+
+
+def resume_study(record: StudyRecord, stages: Sequence[Stage], out: Path) -> Outcome | None:
+    """What became of a study that has nothing left to do; None where something is. No voxels."""
+    started = time.monotonic()
+    names = {stage.name for stage in stages}
+    if any(place.stage not in names for place in stage_folders(out, record.key)):
+        return None
+    study, receipts = Study(record), list[Receipt]()
+    for stage in stages:
+        found = resume_stage(stage, study, out)
+        if found is None:
+            return None
+        study, receipt = found
+        receipts.append(receipt)
+    return outcome_of(record.key, receipts, time.monotonic() - started)
 
 
 def outcome_of(key: str, receipts: Sequence[Receipt], seconds: float) -> Outcome:
