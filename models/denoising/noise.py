@@ -1,0 +1,214 @@
+"""The noise level of a volume: Rician for magnitude MR, Gaussian for CT and the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from radloom.errors import InputError
+
+__all__ = [
+    "NoiseEstimate",
+    "estimate_ct_noise",
+    "estimate_mr_noise",
+    "estimate_noise",
+    "head_mask",
+    "high_pass",
+    "rician_correction",
+]
+
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+MIN_VOXELS = 500
+"""Fewer voxels than this give no estimate."""
+
+MAD_TO_SIGMA = 1.4826
+"""A Gaussian's standard deviation over its median absolute deviation."""
+
+AGREE = 1.25
+"""Background and head are averaged where they differ by less than this factor."""
+
+SOFT_TISSUE_HU = (-20.0, 120.0)
+"""Brain, muscle and blood; fat and bone are outside."""
+
+
+@dataclass(frozen=True)
+class NoiseEstimate:
+    """A noise level in the volume's unit and where it came from."""
+
+    sigma: float
+    """Standard deviation of the noise; for MR that of each quadrature channel."""
+    rule: str
+    """background+head, head, background, soft tissue, everywhere or none."""
+    background: float = float("nan")
+    """The Rayleigh estimate from air; NaN where the scanner left no noise there."""
+    head: float = float("nan")
+    """The estimate from the flat parts of the tissue."""
+
+
+def estimate_noise(image: npt.ArrayLike, modality: str) -> NoiseEstimate:
+    """The noise level of a volume (I, J, K) of a DICOM `modality` (MR, CT, ...).
+
+    Raises:
+        InputError: the image is not 3D.
+    """
+    values = np.asarray(image, dtype=np.float32)
+    if values.ndim != 3:
+        raise InputError(f"expected an image (I, J, K), got shape {values.shape}")
+    if values.size == 0 or values.min() == values.max():
+        return NoiseEstimate(0.0, "none")
+    if modality == "MR":
+        return estimate_mr_noise(values)
+    if modality == "CT":
+        return estimate_ct_noise(values)
+    return _everywhere(values)
+
+
+def estimate_mr_noise(image: Floats) -> NoiseEstimate:
+    """The Rician sigma of a magnitude image (I, J, K), from air and tissue together.
+
+    Tissue: the median absolute value of `high_pass` over the flat half of the head (after Coupe
+    et al. 2010, doi:10.1016/j.media.2010.03.001, with second differences in place of wavelets),
+    made Rician by `rician_correction`. Air: the median of a Rayleigh distribution, used only where
+    its quartiles are those of a Rayleigh distribution: scanners that set air to zero, filter or
+    leave ghosts fail that. Where both are there and within `AGREE`, their geometric mean; else
+    tissue, since that is what gets denoised.
+    """
+    smooth = _box(image)
+    mask = head_mask(smooth)
+    head = _tissue_sigma(image, smooth, mask)
+    air = _air_sigma(image, mask)
+    if np.isfinite(air) and np.isfinite(head) and max(air, head) < AGREE * min(air, head):
+        return NoiseEstimate(float(np.sqrt(air * head)), "background+head", air, head)
+    if np.isfinite(head):
+        return NoiseEstimate(head, "head", air, head)
+    if np.isfinite(air):
+        return NoiseEstimate(air, "background", air, head)
+    return _everywhere(image)
+
+
+def estimate_ct_noise(image_hu: Floats) -> NoiseEstimate:
+    """The global noise level of a CT (I, J, K) in HU.
+
+    The mode of the standard deviations in 5 x 5 windows of IJ slices that lie wholly in soft
+    tissue (Christianson et al. 2015, doi:10.2214/AJR.14.13613): unlike differences of neighbours
+    it sees the long-ranged part of the noise that reconstruction kernels leave.
+    """
+    from scipy import ndimage
+
+    size = (5 if image_hu.shape[0] >= 5 else 1, 5 if image_hu.shape[1] >= 5 else 1, 1)
+    mean = ndimage.uniform_filter(image_hu, size)
+    soft = (mean > SOFT_TISSUE_HU[0]) & (mean < SOFT_TISSUE_HU[1])
+    within = ndimage.binary_erosion(soft, np.ones(size, bool))
+    if within.sum() < MIN_VOXELS:
+        return _everywhere(image_hu)
+    n = int(np.prod(size))
+    shifted = image_hu - np.float32(50)
+    square = ndimage.uniform_filter(shifted * shifted, size)
+    variance = (square - (mean - np.float32(50)) ** 2)[within] * n / max(n - 1, 1)
+    return NoiseEstimate(_mode(np.sqrt(np.maximum(variance, 0))), "soft tissue")
+
+
+def head_mask(smooth: Floats) -> Mask:
+    """Where the smoothed image (I, J, K) is above Otsu's threshold between air and tissue."""
+    from skimage.filters import threshold_otsu
+
+    capped = np.minimum(smooth, np.percentile(smooth[::2, ::2, ::2], 99))
+    if capped.min() == capped.max():
+        return np.ones(smooth.shape, bool)
+    return np.asarray(smooth > threshold_otsu(capped))
+
+
+def high_pass(image: Floats) -> Floats:
+    """Second differences along every axis of the image (I, J, K), scaled to keep white noise.
+
+    The mask [1, -2, 1] along I, J and K together (Immerkaer 1996, doi:10.1006/cviu.1996.0060, in
+    3D) is blind to planes, edges along an axis and quadratic shading. Axes shorter than 3 are left
+    out.
+    """
+    from scipy import ndimage
+
+    for axis, size in enumerate(image.shape):
+        if size >= 3:
+            kernel = np.array([1.0, -2.0, 1.0]) / np.sqrt(6.0)
+            image = ndimage.correlate1d(image, kernel, axis=axis, mode="reflect")
+    return image
+
+
+def rician_correction(sd: float, mean: float) -> float:
+    """The Rician sigma behind a measured standard deviation `sd` at a measured `mean`.
+
+    The fixed point of Koay and Basser (2006, doi:10.1016/j.jmr.2006.01.016).
+
+    >>> round(rician_correction(1.0, 100.0), 3)
+    1.0
+    >>> round(rician_correction((2 - np.pi / 2) ** 0.5, (np.pi / 2) ** 0.5), 2)
+    1.0
+    """
+    from scipy.special import ive
+
+    if sd <= 0:
+        return 0.0
+    ratio, snr = mean / sd, mean / sd
+    xi = 1.0
+    for _ in range(100):
+        half = snr**2 / 4
+        bracket = (2 + snr**2) * ive(0, half) + snr**2 * ive(1, half)
+        xi = float(2 + snr**2 - np.pi / 8 * bracket**2)
+        snr = float(np.sqrt(max(xi * (1 + ratio**2) - 2, 0.0)))
+    return float(sd / np.sqrt(xi))
+
+
+def _box(image: Floats) -> Floats:
+    """The mean over 3 x 3 x 3 voxels: uncorrelated with `high_pass` for white noise."""
+    from scipy import ndimage
+
+    return np.asarray(ndimage.uniform_filter(image, 3, mode="reflect"))
+
+
+def _tissue_sigma(image: Floats, smooth: Floats, mask: Mask) -> float:
+    from scipy import ndimage
+
+    inside = ndimage.binary_erosion(mask, iterations=1)
+    if inside.sum() < MIN_VOXELS:
+        return float("nan")
+    slope = np.zeros_like(smooth)
+    for axis, size in enumerate(image.shape):
+        if size >= 3:
+            slope += ndimage.correlate1d(smooth, [-1.0, 0.0, 1.0], axis=axis) ** 2
+    flat = inside & (slope <= np.median(slope[inside]))
+    sd = MAD_TO_SIGMA * float(np.median(np.abs(high_pass(image)[flat])))
+    return rician_correction(sd, float(np.median(smooth[flat])))
+
+
+def _air_sigma(image: Floats, mask: Mask) -> float:
+    from scipy import ndimage
+
+    air = image[~ndimage.binary_dilation(mask, iterations=4)]
+    if air.size < MIN_VOXELS or (air <= 0).mean() > 0.05:
+        return float("nan")
+    low, middle, high = np.percentile(air, (25, 50, 75)) / np.sqrt(-2 * np.log((0.75, 0.5, 0.25)))
+    if max(low, middle, high) > 1.1 * min(low, middle, high):
+        return float("nan")
+    return float(middle)
+
+
+def _mode(values: Floats) -> float:
+    """The peak of the distribution, by the half-sample method on a histogram of 200 bins."""
+    from scipy import ndimage
+
+    top = float(np.percentile(values, 90))
+    if top <= 0:
+        return 0.0
+    counts, edges = np.histogram(values, bins=200, range=(0.0, top))
+    peak = int(np.argmax(ndimage.gaussian_filter1d(counts.astype(float), 4.0)))
+    return float((edges[peak] + edges[peak + 1]) / 2)
+
+
+def _everywhere(image: Floats) -> NoiseEstimate:
+    """From the differences of all voxels; zero where more than half of the volume is flat."""
+    sd = MAD_TO_SIGMA * float(np.median(np.abs(high_pass(image))))
+    return NoiseEstimate(sd, "everywhere")

@@ -1,0 +1,170 @@
+"""Take the noise out of every volume of a study, and check that nothing else went with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from radloom import __version__
+from radloom.errors import ConfigError
+from radloom.geometry import spacing_of
+from radloom.models.denoising.classical import METHODS, Method, denoise_image
+from radloom.models.denoising.noise import estimate_noise
+from radloom.models.denoising.residual import residual_structure
+from radloom.pipelines.stage import Check, Context, StageResult
+from radloom.pipelines.study import Output, Study
+from radloom.shapes import Volume, affine_of, array_of, like, require_volume
+
+__all__ = ["DenoiseStage", "denoise"]
+
+_REVISION = 1
+"""Raised when the same parameters give other voxels."""
+
+_BYTES_PER_VOXEL = {"nlm": 40, "tv": 64}
+"""Measured peaks, estimation of the noise and checks included, rounded up."""
+
+_BYTES_PER_THREAD = 160 * 2**20
+"""The slab buffers of one thread of non-local means at planes of 512 x 512, rounded up."""
+
+
+def denoise(
+    volume: Volume, *, method: Method = "nlm", n_threads: int = 1, fast: bool = False
+) -> tuple[Volume, float]:
+    """The volume without its noise on the same grid and in the same units, and the noise level.
+
+    The level is the estimated standard deviation in the volume's units; of a volume with several
+    channels, which are denoised one by one, the median. `fast` averages over fewer voxels
+    (`radloom.models.denoising.classical`). The volume given is not changed.
+
+    Raises:
+        InputError: `volume` does not keep the contract of `radloom.shapes`.
+        ConfigError: an unknown method.
+    """
+    require_volume(volume, "denoise")
+    spacing = spacing_of(affine_of(volume)).tolist()
+    results = [
+        denoise_image(
+            channel,
+            spacing,
+            modality=str(volume.meta["modality"]),
+            method=method,
+            fast=fast,
+            n_threads=n_threads,
+        )
+        for channel in array_of(volume)
+    ]
+    clean = like(volume, np.stack([image for image, _ in results]))
+    return clean, float(np.median([noise.sigma for _, noise in results]))
+
+
+@dataclass(frozen=True)
+class DenoiseStage:
+    """Every volume that lies on its own grid, denoised.
+
+    Inputs: the newest volume of each role. Outputs: one volume `denoised` a role, on the same grid.
+    """
+
+    method_mr: Method = "nlm"
+    """For MR: nlm or tv."""
+    method_other: Method = "nlm"
+    """For CT, PET and the rest: nlm or tv."""
+    roles: tuple[str, ...] = ()
+    """Which roles; empty: all."""
+    fast: bool = False
+    """Less work for a weaker result; said in every sidecar."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "roles", tuple(self.roles))
+        for method in (self.method_mr, self.method_other):
+            if method not in METHODS:
+                raise ConfigError(f"denoise: expected a method of {METHODS}, got {method!r}")
+
+    @property
+    def name(self) -> str:
+        """``denoise``."""
+        return "denoise"
+
+    def fingerprint(self) -> str:
+        """Of the parameters, the method's revision and the version."""
+        parts = {**asdict(self), "revision": _REVISION, "version": __version__}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def input_hashes(self, study: Study) -> Mapping[str, str]:
+        """The files of the volumes to denoise."""
+        return {path: digest for o in self._inputs(study) for path, digest in o.files.items()}
+
+    def estimate_memory(self, study: Study) -> int:
+        """Volumes go one by one, so the largest counts; what is kept of the others comes on top."""
+        sizes = [(int(o.volume[0].numel()), self._method(o), o) for o in self._inputs(study)]
+        working = max((n * _BYTES_PER_VOXEL[method] for n, method, _ in sizes), default=0)
+        kept = sum(4 * int(o.volume.numel()) for _, _, o in sizes)
+        return working + kept + 2 * _BYTES_PER_THREAD
+
+    def run(self, study: Study, context: Context) -> StageResult:
+        """One denoised volume a role, with the checks of each.
+
+        Raises:
+            InputError: a volume does not keep the contract.
+        """
+        outputs: list[Output] = []
+        checks: list[Check] = []
+        for given in self._inputs(study):
+            method = self._method(given)
+            clean, level = denoise(
+                given.volume, method=method, n_threads=context.n_threads, fast=self.fast
+            )
+            sidecar = {
+                "DenoisingMethod": method,
+                "DenoisingFast": self.fast,
+                "NoiseLevel": level,
+                "NoiseLevelUnits": str(given.volume.meta["units"]),
+            }
+            outputs.append(Output("volume", given.role, "denoised", clean, sidecar=sidecar))
+            checks.extend(_checks(given, clean, level))
+        if not outputs:
+            return StageResult(status="skipped", reason="the study has no volume to denoise")
+        return StageResult(tuple(outputs), tuple(checks))
+
+    def _inputs(self, study: Study) -> tuple[Output, ...]:
+        return tuple(study.latest(r) for r in study.roles if not self.roles or r in self.roles)
+
+    def _method(self, given: Output) -> Method:
+        return self.method_mr if given.volume.meta["modality"] == "MR" else self.method_other
+
+
+def _checks(given: Output, clean: Volume, level: float) -> Iterator[Check]:
+    role, units = given.role, str(given.volume.meta["units"])
+    before, after = array_of(given.volume)[0], array_of(clean)[0]
+    left = estimate_noise(after, str(given.volume.meta["modality"])).sigma
+    structure = residual_structure(before, after)
+    yield Check(
+        f"{role}_noise_before",
+        level,
+        unit=units,
+        meaning="Estimated standard deviation of the noise in the volume as it came.",
+    )
+    yield Check(
+        f"{role}_noise_left",
+        left / level if level > 0 else 0.0,
+        high=0.6,
+        meaning="Noise after denoising as a share of that before. High: the noise is not what the "
+        "method expects; look whether it was removed at all.",
+    )
+    yield Check(
+        f"{role}_residual_autocorrelation",
+        structure.autocorrelation,
+        high=0.2,
+        meaning="Likeness of the removed signal two voxels apart, near 0 for noise. High: "
+        "structure was removed; look for anatomy in the residual.",
+    )
+    yield Check(
+        f"{role}_residual_edge_correlation",
+        structure.edge_correlation,
+        high=0.2,
+        meaning="Correlation of the size of the removed signal with the edges of the image, near 0 "
+        "for noise. High: edges were smoothed; look for outlines in the residual.",
+    )
