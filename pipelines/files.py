@@ -22,11 +22,15 @@ def write_file(path: Path, content: bytes) -> None:
     """`path` holds `content`: at every instant the old bytes, the new ones, or no file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".partial")
-    with unfinished.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    move(unfinished, path)
+    try:
+        with unfinished.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        move(unfinished, path)
+    except OSError:
+        remove(unfinished)
+        raise
     sync(path.parent)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from radloom.pipelines.files import write_file
+from radloom.pipelines.files import inside, write_file
 from radloom.pipelines.plain import from_json, plain, to_json
 from radloom.pipelines.study import Kind, Output
 
@@ -123,7 +123,7 @@ def write_receipt(path: Path, receipt: Receipt) -> None:
 
 
 def read_receipt(path: Path) -> Receipt | None:
-    """The receipt at `path`; None where there is none or it cannot be read."""
+    """The receipt at `path`; None where there is none, or none that can be read and trusted."""
     try:
         return _receipt(from_json(path.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError):
@@ -151,7 +151,9 @@ def _output_record(content: Mapping[str, Any]) -> OutputRecord:
     names = {int(value): str(name) for value, name in content["label_names"].items()}
     stats = {path: (int(size), int(time)) for path, (size, time) in content["stats"].items()}
     main = content["path"]
-    files = dict(sorted(content["files"].items(), key=lambda item: item[0] != main))
+    files = dict(sorted(content["files"].items(), key=lambda item: (item[0] != main, item[0])))
+    for path in (main, *files):
+        inside(Path(), path)
     return OutputRecord(**{**content, "label_names": names, "stats": stats, "files": files})
 
 

@@ -74,9 +74,9 @@ class StageFolder:
 
     def clear(self) -> None:
         """No receipt, none of the files that this stage ever put into the tree, no partial ones."""
-        receipt = self.receipt()
-        stale = sorted({*self._claims(), *(receipt.files if receipt else ())})
-        if stale:
+        receipt, claimed = self.receipt(), self._claims()
+        stale = sorted({*claimed, *(receipt.files if receipt else ())})
+        if stale != claimed:  # a full disk has no room for what it holds already
             write_file(self._claims_path, to_json(stale))
         remove(self._receipt_path)
         if self.folder.is_dir():
@@ -104,8 +104,9 @@ class StageFolder:
         self.tidy()
 
     def _claims(self) -> list[str]:
-        with suppress(OSError, ValueError):
-            return [str(path) for path in from_json(self._claims_path.read_bytes())]
+        with suppress(OSError, ValueError, TypeError):
+            claimed = [str(path) for path in from_json(self._claims_path.read_bytes())]
+            return [path for path in claimed if inside(self.out, path)]
         return []
 
     def _remove_files(self, paths: Iterable[str]) -> None:

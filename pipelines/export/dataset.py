@@ -12,8 +12,17 @@ __all__ = ["BIDS_VERSION", "write_dataset"]
 
 BIDS_VERSION = "1.10.0"
 
-IGNORED = ("stages/", "/*.tsv", "/*.html", "/manifest.json", "**/figures/", "**/dicom/", "**/ct/")
-"""What is no BIDS: receipts, the tables and report at the root, and datatypes that BIDS lacks."""
+IGNORED = (
+    "stages/",
+    "/*.tsv",
+    "/*.html",
+    "/manifest.json",
+    "**/figures/",
+    "**/dicom/",
+    "**/ct/",
+    "**/*_table.*",
+)
+"""What is no BIDS: receipts, the tables and report at the root, datatypes that BIDS lacks."""
 
 
 def write_dataset(out: Path) -> None:

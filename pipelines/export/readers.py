@@ -45,8 +45,9 @@ def read_label(path: Path) -> LabelVolume:
 
 def read_table(path: Path) -> Table:
     """Rows, typed as the JSON file says."""
-    columns = _sidecar(path).get("Columns", {})
-    formats = {name: column["Format"] for name, column in columns.items()}
+    said = _sidecar(path)
+    columns = {key: value for key, value in said.items() if isinstance(value, Mapping)}
+    formats = {key: value["Format"] for key, value in columns.items() if "Format" in value}
     return parse_tsv(path.read_bytes(), formats)
 
 

@@ -84,7 +84,9 @@ def write_output(
     data, paths = _WRITERS[output.kind](replace(output, sidecar=sidecar), stem, beside)
     for path in paths:
         sync(path)
-    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    main, *others = paths
+    ordered = (main, *sorted(others))
+    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in ordered}
     return replace(output, source=data, sidecar=sidecar, files=files)
 
 
@@ -109,7 +111,7 @@ def _write_label(output: Output, stem: Path, beside: Beside) -> tuple[Data, list
     _require_same_voxels(label, path)
     lookup = stem.with_name(stem.name + ".tsv")
     lookup.write_bytes(lookup_tsv(label, output.label_names))
-    facts = {"SeriesInstanceUID": series_uid} if series_uid else {}
+    facts = {"SeriesInstanceUID": series_uid or None}
     return label, [path, lookup, _write_sidecar(output, path, beside, facts)]
 
 
@@ -124,7 +126,7 @@ def _write_table(output: Output, stem: Path, beside: Beside) -> tuple[Data, list
     path = stem.with_name(stem.name + ".tsv")
     path.write_bytes(to_tsv(table))
     columns = {name: {"Format": kind} for name, kind in formats_of(table).items()}
-    return as_written(table), [path, _write_sidecar(output, path, beside, {"Columns": columns})]
+    return as_written(table), [path, _write_sidecar(output, path, beside, columns)]
 
 
 def _write_report(output: Output, stem: Path, _: Beside) -> tuple[Data, list[Path]]:
@@ -169,16 +171,21 @@ def _write_sidecar(output: Output, path: Path, beside: Beside, facts: Mapping[st
         common["Sources"] = [f"bids::{source}" for source in beside.sources]
     if beside.space_file:
         common["SpatialReference"] = f"bids::{beside.space_file}"
+    content = {**common, **output.sidecar, **facts}
     said = sidecar_path(path)
-    said.write_bytes(to_json({**common, **output.sidecar, **facts}))
+    said.write_bytes(to_json({key: value for key, value in content.items() if value is not None}))
     return said
 
 
 def _volume_facts(volume: Volume) -> dict[str, Any]:
+    """What a read needs; None leaves a fact out, also where the stage named it."""
     meta = _known_meta(volume)
-    facts = {"Modality": meta["modality"], "Units": meta["units"]}
-    optional = {"SeriesInstanceUID": meta["series_uid"], "ReasonCodes": list(meta["reasons"])}
-    return facts | {key: value for key, value in optional.items() if value}
+    return {
+        "Modality": meta["modality"],
+        "Units": meta["units"],
+        "SeriesInstanceUID": meta["series_uid"] or None,
+        "ReasonCodes": list(meta["reasons"]) or None,
+    }
 
 
 def _known_meta(volume: Volume) -> dict[str, Any]:
