@@ -1,4 +1,4 @@
-"""A study made on the spot, as a scanner would have left it: DICOM of a phantom whose truth is known.
+"""A study made on the spot, as a scanner would have left it: DICOM of a phantom, truth known.
 
 One head (`radloom.transforms.synthesis.phantom`) seen by five series: T1 sagittal, T2 axial and
 oblique after the patient moved, FLAIR axial, CT after the patient moved to another scanner, and a
@@ -78,7 +78,7 @@ def write_demo_study(folder: Path, *, seed: int = 0, spacing_mm: float = 1.0) ->
         "ct": _rigid((-7, 4, -3), (-6, 9, 14)),
     }
     series = [
-        _localizer(head, spacing_mm, generator),
+        _localizer(head, generator),
         *(_mr_series(head, role, spacing_mm, moves[role], generator) for role in SEQUENCES),
         _ct_series(head, spacing_mm, moves["ct"], generator),
     ]
@@ -231,7 +231,7 @@ def _ct_series(
     return _Series("ct", 5, "Head 1.5 H31s", (volume,), headers)
 
 
-def _localizer(head: HeadPhantom, spacing: float, generator: torch.Generator) -> _Series:
+def _localizer(head: HeadPhantom, generator: torch.Generator) -> _Series:
     planes = []
     for orientation in (_SAGITTAL, _AXIAL, _CORONAL):
         shape = (128, 128, 3)
@@ -263,7 +263,7 @@ def _write(folder: Path, series: list[_Series], seed: int, generator: torch.Gene
 
 
 def _instances(series: _Series, seed: int) -> list[Dataset]:
-    datasets = []
+    datasets: list[Dataset] = []
     for plane, volume in enumerate(series.volumes):
         _, _, n_slices = spatial_shape(volume)
         for k in range(n_slices):

@@ -88,9 +88,7 @@ def build_head(shape: HeadShape, *, spacing_mm: float = 1.0) -> HeadPhantom:
     axes, affine = _grid(spacing_mm)
     slabs = (_build_slab(shape, (x, axes[1], axes[2]), affine) for x in axes[0].split(_SLAB))
     top, under, share, texture, labels = (torch.cat(part) for part in zip(*slabs, strict=True))
-    return HeadPhantom(
-        shape, make_label(labels, affine), LABEL_NAMES, top, under, share, texture
-    )
+    return HeadPhantom(shape, make_label(labels, affine), LABEL_NAMES, top, under, share, texture)
 
 
 def _grid(spacing_mm: float) -> tuple[Points, Affine]:

@@ -7,6 +7,8 @@ carried inwards from the surface so that they stand nearly upright on it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from radloom.transforms.synthesis.phantom_head import Hulls, petrous_ridge
@@ -71,30 +73,29 @@ def _cerebral_hull(p: Points, inner: torch.Tensor, shape: HeadShape) -> torch.Te
     x, y, z = q
     in_front = (petrous_ridge(p) / 6 + 0.5).clamp(0, 1)
     above = 1.8 - _tentorium(p) - 45 * in_front
-    cistern = torch.stack([z + 14, x - 15, y - 20]).amax(0)
+    cistern = smooth_max(torch.maximum(z + 13, y - 14), x - 15 + 0.25 * (y + 8).clamp_min(0), 8)
     hull = smooth_max(inner + 2.2 * shape.atrophy, above, 4)
     hull = smooth_max(hull, -cistern, 4)
     fissure = torch.minimum(0.8 - x, _callosal_disc(p) - 0.3)
     return torch.maximum(hull, fissure)
 
 
-def _sulci(canvas: Canvas, window: tuple[slice, slice, slice], shape: HeadShape) -> torch.Tensor:
-    """Distance in mm to the nearest sulcal sheet."""
-    p = canvas.within(window)
+def _sulci(p: Points, bend: Sequence[torch.Tensor], shape: HeadShape) -> torch.Tensor:
+    """Distance in mm to the nearest sulcal sheet; `bend` (mm, along x, y, z) makes them wind."""
     side = torch.where(p[0] < 0, -1.0, 1.0)
     centre = (side * 20, torch.full_like(side, -14.0), torch.full_like(side, 6.0))
     offset = [a - c for a, c in zip(p, centre, strict=True)]
     rho = torch.sqrt((offset[0] / 36) ** 2 + (offset[1] / 74) ** 2 + (offset[2] / 52) ** 2 + 1e-4)
     lift = 0.6 / rho.clamp_min(0.3) + 0.4
-    bend = [3.2 * canvas.smooth(13, shape.stream(f"bend {axis}"), window) for axis in "xyz"]
     x, y, z = (c + o * lift + b for c, o, b in zip(centre, offset, bend, strict=True))
     x = x + side * 300  # so that the hemispheres fold apart from each other
     return wave_sheets((x, y, z), shape.fold_mm * 2, shape.stream("sulci"), n_waves=32)
 
 
-def _sylvian(p: Points) -> torch.Tensor:
-    """Distance to the sheets of the lateral fissure and the insula."""
+def _sylvian(p: Points, bend: torch.Tensor) -> torch.Tensor:
+    """Distance to the sheets of the lateral fissure and the insula, moved by `bend` mm."""
     x, y, z = mirrored(p)
+    x, z = x + bend, z - bend
     level = -9 - 0.30 * (y - 5)
     reach = torch.stack([36 - x, y - 30, -44 - y]).amax(0).clamp_min(0)
     opercula = torch.sqrt((z - level) ** 2 + reach**2)
@@ -118,12 +119,13 @@ def _paint_cerebrum(canvas: Canvas, shape: HeadShape, hulls: Hulls) -> None:
         return
     p = canvas.within(window)
     depth = -_cerebral_hull(p, hulls.inner[window], shape)
-    reach = 14 + 4 * canvas.smooth(22, shape.stream("depth"), window)
+    reach = (14 + 4 * canvas.smooth(22, shape.stream("depth"), window)).clamp_min(9)
     reach = torch.minimum(reach, depth + _deep_core(p) - 4)
-    sheet = torch.sqrt(_sulci(canvas, window, shape) ** 2 + (depth - reach).clamp_min(0) ** 2)
+    bend = [3.2 * canvas.smooth(13, shape.stream(f"bend {axis}"), window) for axis in "xyz"]
+    sheet = torch.sqrt(_sulci(p, bend, shape) ** 2 + (depth - reach).clamp_min(0) ** 2)
     width = 0.1 + shape.atrophy * (0.25 + 0.8 * torch.exp(-depth.clamp_min(0) / 4))
     rind = smooth_min(depth, sheet - width, 3.0)
-    rind = smooth_min(rind, _sylvian(p) - 0.7 * shape.atrophy, 2.0)
+    rind = smooth_min(rind, _sylvian(p, 0.5 * bend[0]) - 0.7 * shape.atrophy, 2.0)
     thickness = shape.cortex_mm + 0.3 * canvas.smooth(18, shape.stream("cortex"), window)
     canvas.paint(Code.CORTEX, -rind, window)
     canvas.paint(Code.WHITE, thickness - rind, window)
@@ -135,7 +137,7 @@ def _paint_midline(canvas: Canvas) -> None:
     canvas.draw(
         Code.WHITE,
         box,
-        lambda p: torch.stack([_callosal_disc(p), p[0].abs() - 14, -6 - p[2]]).amax(0),
+        lambda p: smooth_max(torch.maximum(_callosal_disc(p), -6 - p[2]), p[0].abs() - 15, 12),
     )
     canvas.draw(
         Code.CSF,
@@ -166,10 +168,10 @@ def _paint_brainstem(canvas: Canvas) -> None:
 
 def _cerebellar_hull(p: Points, inner: torch.Tensor) -> torch.Tensor:
     q = mirrored(p)
-    body = smooth_max(inner + 2.2, ellipsoid(p, (0, -62, -29), (53, 37, 34)), 4)
+    body = smooth_max(inner + 2.2, ellipsoid(p, (0, -60, -30), (51, 36, 35)), 4)
     body = smooth_max(body, _tentorium(p) + 1.6, 3)
     body = smooth_max(body, 1.2 - _stem(p), 2)
-    body = smooth_max(body, -tube(p, [(0, -104, -30), (0, -84, -58), (0, -58, -66)], [9, 8, 9]), 6)
+    body = smooth_max(body, -tube(p, [(0, -100, -30), (0, -84, -58), (0, -58, -68)], [6, 5, 8]), 6)
     return smooth_max(body, petrous_ridge(q) + 7, 6)
 
 
@@ -182,18 +184,18 @@ def _paint_cerebellum(canvas: Canvas, shape: HeadShape, hulls: Hulls) -> None:
     depth = -_cerebellar_hull(p, hulls.inner[window])
     wobble = canvas.smooth(12, shape.stream("folia"), window)
     lift, back = z + 32, -(y + 38) - 0.011 * x**2 + 6
-    turns = torch.atan2(lift, back) * 10 + 0.9 * wobble
+    turns = torch.atan2(lift, back) * 13 + 0.9 * wobble
     radius = torch.sqrt(lift**2 + back**2).clamp_min(8)
-    large = (torch.sin(turns).abs() / 10 * radius).clamp_max(6)
-    small = (torch.sin(turns * 3 + 1).abs() / 30 * radius).clamp_max(3)
-    core = ellipsoid((x, y, z), (18, -50, -32), (20, 14, 8))
-    reach = 10 + 5 * canvas.smooth(11, shape.stream("folia depth"), window)
+    large = (torch.sin(turns).abs() / 13 * radius).clamp_max(6)
+    small = (torch.sin(turns * 3 + 1).abs() / 39 * radius).clamp_max(3)
+    core = ellipsoid((x, y, z), (17, -50, -31), (15, 9, 4.5))
+    reach = 18 + 5 * canvas.smooth(11, shape.stream("folia depth"), window)
     reach = torch.minimum(reach, depth + core - 0.5)
     sheet = torch.sqrt(large**2 + (depth - reach).clamp_min(0) ** 2)
     fine = torch.sqrt(small**2 + (depth - 4.5).clamp_min(0) ** 2) + 0.1
     rind = torch.stack([depth, sheet - 0.25 * shape.atrophy, fine]).amin(0)
     canvas.paint(Code.CEREBELLAR_CORTEX, -rind, window)
-    canvas.paint(Code.CEREBELLAR_WHITE, 1.7 - rind, window)
+    canvas.paint(Code.CEREBELLAR_WHITE, 1.9 - rind, window)
     peduncle = tube((x, y, z), [(12, -26, -31), (17, -44, -31)], [6.5, 7])
     peduncle = torch.maximum(peduncle, 0.5 - _stem(p))
     canvas.paint(Code.CEREBELLAR_WHITE, peduncle, window)
@@ -205,7 +207,9 @@ def _lateral_ventricle(p: Points) -> torch.Tensor:
     frontal = tube(tall, [(12.5, 28, 8), (8, 17, 10), (5, 2, 12)], [2.6, 4.4, 3.4])
     body = tube(p, [(5, 2, 15), (8, -16, 17), (16, -33, 14)], [4.2, 4.0, 5])
     atrium = tube(p, [(16, -33, 14), (24, -43, 8), (22, -62, 5)], [5, 6, 1.8])
-    return torch.stack([frontal, body, atrium]).amin(0)
+    under_callosum = torch.maximum(_callosal_disc(p) + 6, 10.5 - z + 0.1 * y)
+    beside_septum = smooth_max(under_callosum, torch.maximum(x - 4.5, -26 - y), 4)
+    return smooth_min(torch.stack([frontal, body, atrium]).amin(0), beside_septum, 3)
 
 
 def _paint_ventricles(canvas: Canvas, shape: HeadShape) -> None:
@@ -213,7 +217,7 @@ def _paint_ventricles(canvas: Canvas, shape: HeadShape) -> None:
     canvas.draw_pair(
         Code.VENTRICLE,
         ((0, 36), (-70, 36), (-10, 30)),
-        lambda p: smooth_max(_lateral_ventricle(p) - swell, 0.45 - p[0], 1.0),
+        lambda p: smooth_max(_lateral_ventricle(p) - swell, 0.2 - p[0], 0.6),
     )
     horn = [(25, -40, 5), (31, -32, -6), (31, -18, -15), (27, -6, -19)]
     canvas.draw_pair(
@@ -236,13 +240,13 @@ def _paint_nuclei(canvas: Canvas) -> None:
         (Code.PUTAMEN, lambda p: ellipsoid(p, (27, 1, 1), (5.8, 16.5, 11), turn=(14, "xy"))),
         (Code.PALLIDUM, lambda p: ellipsoid(p, (21, -3, -1), (4.6, 9, 7), turn=(20, "xy"))),
         (Code.VENTRAL_DC, lambda p: ellipsoid(p, (8.5, -14, -9), (8.5, 11, 7))),
-        (Code.THALAMUS, lambda p: ellipsoid(p, (11, -17, 6), (8.6, 15.5, 9), turn=(24, "xy"))),
+        (Code.THALAMUS, lambda p: ellipsoid(p, (11, -17, 6), (9.2, 16.5, 10), turn=(24, "xy"))),
         (
             Code.HIPPOCAMPUS,
-            lambda p: tube(p, [(24, -8, -20), (27, -20, -16), (24, -36, -4)], [6.2, 5.2, 4]),
+            lambda p: tube(p, [(24, -8, -20), (27, -20, -16), (24, -36, -4)], [6.6, 5.6, 4.4]),
         ),
         (Code.AMYGDALA, lambda p: ellipsoid(p, (22, -1, -18), (7.5, 7.5, 7.5))),
-        (Code.WHITE, lambda p: tube(p, [(2, -32, 13), (1.6, -8, 13), (1.6, 1, 8)], [2, 1.8, 1.6])),
+        (Code.WHITE, lambda p: tube(p, [(3, -33, 13), (1.6, -8, 11), (1.6, 3, 5)], [2, 1.8, 1.5])),
         (Code.CHIASM, lambda p: tube(p, [(0, 2, -17), (5, 9, -18)], [2, 2])),
     ):
         canvas.draw_pair(code, ((0, 36), (-45, 32), (-32, 32)), solid)

@@ -52,7 +52,7 @@ def _intracranial(p: Points) -> torch.Tensor:
     vault = smooth_max(vault, -19 - p[2], 16)
     middle_fossa = ellipsoid(mirrored(p), (40, -3, -25), (25, 42, 23))
     middle_fossa = smooth_max(middle_fossa, 2.5 - ridge, 5)
-    posterior_fossa = ellipsoid(p, (0, -54, -31), (56, 44, 37))
+    posterior_fossa = ellipsoid(p, (0, -54, -31), (54, 43, 36))
     posterior_fossa = smooth_max(posterior_fossa, ridge + 2.5, 5)
     stem = tube(p, [(0, -20, -22), (0, -27, -46), (0, -36, -70)], [17, 16, 13])
     hull = smooth_min(vault, middle_fossa, 6)
@@ -70,9 +70,9 @@ def _face(p: Points, shape: HeadShape) -> torch.Tensor:
     face = smooth_min(face, ball(p, (0, 70, -114), 15), 12)
     bridge = [(0, 76, -30), (0, 84 + 3 * nose, -46), (0, 89 + 8 * nose, -59)]
     face = smooth_min(face, tube(p, bridge, [6, 7, 8.5]), 12)
-    face = smooth_min(face, ellipsoid(q, (10, 87, -64), (8, 11, 7)), 6)
-    face = smooth_min(face, ellipsoid(p, (0, 80, -82), (22, 9, 6)), 7)
-    return smooth_min(face, ellipsoid(p, (0, 79, -92), (20, 9, 6)), 5)
+    face = smooth_min(face, ellipsoid(q, (8, 82, -63), (7, 9, 6.5)), 10)
+    face = smooth_min(face, ellipsoid(p, (0, 78, -82), (22, 9, 7)), 8)
+    return smooth_min(face, ellipsoid(p, (0, 77, -92), (20, 9, 7)), 4)
 
 
 def _neck(p: Points) -> torch.Tensor:
@@ -127,7 +127,8 @@ def _paint_soft_tissue(canvas: Canvas, shape: HeadShape, hulls: Hulls) -> None:
     _, y, z = canvas.points
     low = ((-z - 20) / 50).clamp(0, 1)
     back = ((-y - 30) / 40).clamp(0, 1)
-    fat_mm = (2.2 + 2.4 * low + 4 * low * back) * shape.fat
+    lean = ((86 - y) / 10).clamp(0.1, 1)  # nose, lips and chin hold little fat
+    fat_mm = (2.2 + 2.4 * low + 4 * low * back) * shape.fat * lean
     canvas.paint(Code.SKIN, hulls.skin)
     canvas.paint(Code.FAT, hulls.skin + 2.0)
     inside = hulls.skin + 2.0 + fat_mm

@@ -32,7 +32,7 @@ class HeadShape:
     """Relative width of the subarachnoid space and of the sulci."""
     cortex_mm: float = 2.6
     """Mean thickness of the cortex."""
-    fold_mm: float = 9.5
+    fold_mm: float = 9.0
     """Mean distance between neighbouring sulci."""
 
     def stream(self, name: str) -> torch.Generator:

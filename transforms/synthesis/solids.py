@@ -62,7 +62,9 @@ def ellipsoid(
         q[i], q[j] = c * q[i] + s * q[j], c * q[j] - s * q[i]
     scaled = [a / r for a, r in zip(q, radii, strict=True)]
     k0 = torch.sqrt(sum(a * a for a in scaled) + 1e-12)
-    k1 = torch.sqrt(sum((a / r) ** 2 for a, r in zip(scaled, radii, strict=True)) + 1e-12)
+    k1 = torch.sqrt(
+        sum((a / r) ** 2 for a, r in zip(scaled, radii, strict=True)) + 1e-12 / min(radii) ** 2
+    )
     return k0 * (k0 - 1) / k1
 
 

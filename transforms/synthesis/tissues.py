@@ -102,7 +102,7 @@ class Structure:
 
 _AIR = Tissue(Relaxation(1.0, 1.0, 0.0), -1000, 0, 0)
 _SKIN = Tissue(Relaxation(900, 32, 0.72), 50, 0.05, 6)  # set
-_FAT = Tissue(Relaxation(382, 68, 0.80), -95, 0.05, 8)
+_FAT = Tissue(Relaxation(382, 115, 0.80), -95, 0.05, 8)  # T2 set: echo trains keep fat bright
 _MUSCLE = Tissue(Relaxation(1412, 50, 0.80), 50, 0.06, 6)
 _MUCOSA = Tissue(Relaxation(1500, 85, 0.82), 35, 0.06, 8)  # set
 _BONE = Tissue(Relaxation(400, 0.6, 0.20), 1150, 0.1, 120)  # T2 set: below any echo time here
@@ -124,7 +124,7 @@ _THALAMUS = Tissue(Relaxation(1382, 82, 0.78), 35, 0.02, 1.5)
 _CAUDATE = Tissue(Relaxation(1595, 88, 0.82), 38, 0.018, 1.5)
 _PUTAMEN = Tissue(Relaxation(1478, 82, 0.81), 38, 0.018, 1.5)
 _PALLIDUM = Tissue(Relaxation(1241, 62, 0.74), 37, 0.02, 1.5)
-_LIMBIC = Tissue(Relaxation(1650, 100, 0.84), 37, 0.02, 1.5)  # set
+_LIMBIC = Tissue(Relaxation(1720, 96, 0.84), 37, 0.02, 1.5)  # set
 _DIENCEPHALON = Tissue(Relaxation(1180, 75, 0.75), 32, 0.02, 1.5)  # set
 _STEM = Tissue(Relaxation(1120, 75, 0.74), 30, 0.02, 1.5)  # set
 _CORD = Tissue(Relaxation(993, 78, 0.72), 32, 0.02, 1.5)
