@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -174,7 +175,7 @@ def _record(uid: str, part: Part, identifiers: set[str], *, is_split: bool) -> S
         description=description,
         status="rejected",
         files=file_order(part.slices),
-        headers=dict(first.facts),
+        headers={**first.facts, "SourceInstancesDigest": _instances(part)},
         entities=dict(part.entities),
     )
     if part.geometry is not None:
@@ -206,6 +207,12 @@ def _record(uid: str, part: Part, identifiers: set[str], *, is_split: bool) -> S
         role_rule=role.rule,
         reader=reader,
     )
+
+
+def _instances(part: Part) -> str:
+    """One digest for the SOP instances that a volume comes from, in slice order."""
+    uids = "\x00".join(header.sop_uid for header in part.slices)
+    return hashlib.sha256(uids.encode()).hexdigest()
 
 
 def _role(part: Part, description: str, *, is_split: bool) -> Role:

@@ -38,13 +38,16 @@ DECODERS = {
     "1.2.840.10008.1.2.4.51": "gdcm",  # JPEG Extended
     "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG Lossless
     "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG Lossless, first-order prediction
-    "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS Lossless
-    "1.2.840.10008.1.2.4.81": "pyjpegls",  # JPEG-LS Near-Lossless
+    "1.2.840.10008.1.2.4.80": "gdcm",  # JPEG-LS Lossless
+    "1.2.840.10008.1.2.4.81": "gdcm",  # JPEG-LS Near-Lossless
     "1.2.840.10008.1.2.4.90": "gdcm",  # JPEG 2000 Lossless
     "1.2.840.10008.1.2.4.91": "gdcm",  # JPEG 2000
 }
 """Transfer syntax -> the pydicom plugin that decodes it, named so that the same input gives the
 same bytes whatever else is installed (lossy decoders differ in the last place)."""
+
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+"""JPEG Extended (Process 2 and 4): lossy, 8 or 12 bits."""
 
 SOP_CLASSES = {
     "CT": "1.2.840.10008.5.1.4.1.1.2",
@@ -143,12 +146,13 @@ def open_image(file: Path) -> Any:
     if not syntax.is_encapsulated and decoder is not None:
         return dataset
     plugins = decoder.available_plugins if decoder is not None else ()
-    if not plugins:
+    wanted = DECODERS.get(str(syntax), plugins[0] if plugins else "")
+    # GDCM decodes no 12-bit lossy JPEG, nor does any other decoder of permissive licence.
+    if not plugins or (str(syntax) == JPEG_EXTENDED and int(dataset.get("BitsStored", 0)) > 8):
         raise SeriesRefused(
             ReasonCode.CODEC_MISSING,
             f"TransferSyntaxUID (0002,0010): no installed decoder for {syntax.name}",
         )
-    wanted = DECODERS.get(str(syntax), plugins[0])
     dataset.pixel_array_options(decoding_plugin=wanted if wanted in plugins else plugins[0])
     return dataset
 
@@ -323,7 +327,7 @@ def _onto(
     )
 
 
-def _flipped(affine: Affine, shape: tuple[int, int, int], flips: tuple[bool, bool, bool]) -> Affine:
+def _flipped(affine: Affine, shape: tuple[int, int, int], flips: Sequence[bool]) -> Affine:
     turned = np.array(affine)
     for axis, flip in enumerate(flips):
         if flip:
