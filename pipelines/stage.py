@@ -40,7 +40,6 @@ __all__ = [
     "record_failure",
     "resume_stage",
     "run_stage",
-    "unfinished_stage",
     "write_record",
 ]
 
@@ -197,11 +196,6 @@ def record_failure(out: Path, study: str, stage: str, reason: str) -> Receipt:
     place.clear()
     place.finish(receipt)
     return receipt
-
-
-def unfinished_stage(out: Path, study: str) -> str:
-    """The stage that was under way when the process that ran the study died; else empty."""
-    return next((p.stage for p in stage_folders(out, study) if p.partial.is_dir()), "")
 
 
 def keep_stages(out: Path, study: str, stages: Collection[str]) -> None:

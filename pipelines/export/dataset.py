@@ -20,6 +20,7 @@ IGNORED = (
     "**/figures/",
     "**/dicom/",
     "**/ct/",
+    "**/other/",
     "**/*_table.*",
 )
 """What is no BIDS: receipts, the tables and report at the root, datatypes that BIDS lacks."""
