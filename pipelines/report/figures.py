@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -70,6 +70,9 @@ GRIDS: Mapping[str, tuple[tuple[str, ...], ...]] = MappingProxyType(
 
 _TILE_MM = 25.0
 """Squares of the checkerboard: small enough that every boundary of the head crosses several."""
+
+_SIX_CELLS_MM = 1.2
+"""Picture elements of a picture of six cells, so that its file stays small."""
 
 _LEGEND_LINES = 14
 """The largest structures named beside a segmentation."""
@@ -169,7 +172,8 @@ def draw_register(fixed: Volume, moving: Volume, warped_moving: Volume) -> bytes
         warped_moving: on fixed's grid.
     """
     scene, moving_scene = _Scene.of(fixed), _Scene.of(moving)
-    view, window, moving_window = scene.view, scene.window, moving_scene.window
+    view = replace(scene.view, pixel_mm=max(scene.view.pixel_mm, _SIX_CELLS_MM))
+    window, moving_window = scene.window, moving_scene.window
     still = _coarse_greys(scene.planes(view), window)
     planes_before = moving_scene.planes(view)
     planes_after = sample_planes(array_of(warped_moving)[0], affine_of(warped_moving), view)

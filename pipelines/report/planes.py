@@ -41,8 +41,11 @@ _MARGIN_MM = 14.0
 _HEAD_MM = 200.0
 """Shown from the vertex down: the brain, the skull base and the face down to the upper jaw."""
 
-_BRAIN_MM = 170.0
-"""Vertex to foramen magnum with some reserve: where the middle of the brain is looked for."""
+_MIDBRAIN_MM = 75.0
+"""Skin of the vertex to the lateral ventricles and the basal ganglia of an adult, about."""
+
+_ABOVE_NOSE_MM = 100.0
+"""Of the head below its vertex, what neither nose nor ears nor neck make lopsided."""
 
 _BODY_MM = 320.0
 """Foreground taller than this is no head with neck; it is shown whole."""
@@ -152,10 +155,12 @@ def head_view(mask: npt.NDArray[np.bool_], affine: Affine, *, max_pixels: int = 
     """
     points = apply_affine(affine, np.argwhere(mask))
     low, high = np.percentile(points, (0.25, 99.75), axis=0)
-    if high[2] - low[2] <= _BODY_MM:
-        low[2] = max(low[2], high[2] - _HEAD_MM)
-        points = points[points[:, 2] > high[2] - _BRAIN_MM]
     centre = points.mean(axis=0)
+    if high[2] - low[2] <= _BODY_MM:
+        upper = points[points[:, 2] > high[2] - _ABOVE_NOSE_MM]
+        centre = np.percentile(upper, (1, 99), axis=0).mean(axis=0)
+        centre[2] = max(high[2] - _MIDBRAIN_MM, (low[2] + high[2]) / 2)
+        low[2] = max(low[2], high[2] - _HEAD_MM)
     return _view(centre, low - _MARGIN_MM, high + _MARGIN_MM, max_pixels)
 
 
@@ -176,13 +181,14 @@ def field_of_view(
 
 
 def near_centre(affine: Affine, shape: tuple[int, ...], view: View) -> npt.NDArray[np.bool_]:
-    """(i, j, k) mask of the ellipsoid that fills 70% of the view's box about its centre.
+    """(i, j, k) mask of the ellipsoid that fills 60% of the view's box about its centre.
 
     In a head that is the brain: windows are taken there, where neither fat nor air outshines it.
     """
     index = np.moveaxis(np.indices(shape), 0, -1)
     half = np.subtract(view.high, view.low) / 2
-    distance = (apply_affine(affine, index) - np.asarray(view.centre)) / (0.7 * half)
+    half[2] = min(half[2], _MIDBRAIN_MM)
+    distance = (apply_affine(affine, index) - np.asarray(view.centre)) / (0.6 * half)
     return np.asarray((distance**2).sum(axis=-1) <= 1.0)
 
 

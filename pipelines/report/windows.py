@@ -35,22 +35,25 @@ BONE = Window(-500.0, 1500.0, "bone window, W 2000 L 500 HU")
 
 
 def robust_window(inside: npt.NDArray[Any], *, units: str = "arbitrary") -> Window:
-    """The 1st to the 99.5th percentile of the values inside the head, a twentieth wider each way.
+    """The 1st to the 98th percentile of the values inside the head, widened for what lies beyond.
+
+    Fat of the skull base may be three times as bright as the brain: it may saturate, the brain may
+    not be dark.
 
     Args:
         inside: values of any shape.
         units: said in the picture unless arbitrary.
     """
-    low, high = (float(v) for v in np.percentile(inside, (1.0, 99.5)))
-    reserve = 0.05 * (high - low) if high > low else 0.5
-    low, high = low - reserve, high + reserve
+    low, high = (float(v) for v in np.percentile(inside, (1.0, 98.0)))
+    reserve = high - low if high > low else 1.0
+    low, high = low - 0.05 * reserve, high + 0.15 * reserve
     unit = "" if units == "arbitrary" else f" {units}"
     return Window(low, high, f"window {_short(low)} to {_short(high)}{unit}")
 
 
 def residual_window(inside: npt.NDArray[Any], reference: Window) -> Window:
-    """Symmetric about zero, wide enough for 99% of the residual inside the head."""
-    reach = float(np.percentile(np.abs(inside), 99.0)) if inside.size else 0.0
+    """Symmetric about zero, wide enough for 97% of the residual inside the head."""
+    reach = float(np.percentile(np.abs(inside), 97.0)) if inside.size else 0.0
     width = reference.high - reference.low
     reach = reach if reach > 0 else width / 100
     gain = width / (2 * reach)
