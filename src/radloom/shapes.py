@@ -140,8 +140,8 @@ def like(volume: Volume, array: npt.ArrayLike | torch.Tensor, **meta: Any) -> Vo
 
 
 def affine_of(volume: MetaTensor) -> Affine:
-    """The (4, 4) float64 affine as NumPy, voxel -> RAS+ mm."""
-    return np.asarray(torch.as_tensor(volume.affine).cpu().numpy(), dtype=np.float64)
+    """A copy of the (4, 4) float64 affine as NumPy, voxel -> RAS+ mm."""
+    return np.array(torch.as_tensor(volume.affine).cpu().numpy(), dtype=np.float64)
 
 
 def array_of(volume: MetaTensor) -> npt.NDArray[Any]:
