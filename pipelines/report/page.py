@@ -209,7 +209,7 @@ def range_text(check: Check) -> str:
 def seconds_text(seconds: float) -> str:
     """A duration for people.
 
-    >>> seconds_text(3.21), seconds_text(200), seconds_text(4000)
+    >>> seconds_text(3.21), seconds_text(200), seconds_text(4020)
     ('3.2 s', '3 min 20 s', '1 h 7 min')
     """
     if seconds < 60:
