@@ -205,6 +205,7 @@ def load_bundle(folder: Path, *, device: torch.device, trust: bool = False) -> B
     parser = ConfigParser()
     parser.read_config(str(config))
     parser.read_meta(str(folder / "configs" / "metadata.json"))
+    parser.config = _without_files(parser.config)
     parser["bundle_root"] = str(folder.resolve())
     parser["device"] = device
     with _scripts_of(folder):
@@ -236,8 +237,22 @@ def _entry(parser: Any, name: str, folder: Path, *, needed: bool = True) -> Any:
     return parser.get_parsed_content(name)
 
 
+def _without_files(config: Any) -> Any:
+    """The config without its file readers and writers, which cost seconds to make."""
+    if isinstance(config, Mapping):
+        return {key: _without_files(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [_without_files(item) for item in config if not _is_file_transform(item)]
+    return config
+
+
+def _is_file_transform(item: Any) -> bool:
+    target = str(item.get("_target_", "")) if isinstance(item, Mapping) else ""
+    return target.rpartition(".")[-1].startswith(_FILE_TRANSFORMS)
+
+
 def _in_memory(compose: Any) -> Any:
-    """The Compose itself, its file readers and writers taken out.
+    """The Compose itself, without file readers and writers that an expression may have made.
 
     In place, for an Invertd of the postprocessing refers to the same object.
     """

@@ -1,0 +1,288 @@
+"""Held against nnU-Net's own command line and its own readers, voxel for voxel."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from radloom.errors import ConfigError, GridMismatch, InputError, NotTrusted
+from radloom.models.segmentation.nnunet import (
+    NnunetOptions,
+    find_nnunet,
+    from_model,
+    is_nnunet,
+    to_model,
+)
+from radloom.shapes import affine_of, array_of, like, make_volume
+from radloom.transforms.nifti import write_nifti
+
+CPU = torch.device("cpu")
+READERS = ("SimpleITKIO", "NibabelIO", "SimpleITKIOWithReorient", "NibabelIOWithReorient")
+
+
+def spoiled(folder: Path, into: Path, name: str, **changes) -> Path:
+    """A copy of a results folder in which one JSON file says something else."""
+    copy = Path(shutil.copytree(folder, into / folder.name))
+    content = json.loads((copy / name).read_text())
+    (copy / name).write_text(json.dumps({**content, **changes}))
+    return copy
+
+
+def nnunet_says(folder: Path, volumes, work: Path, *, folds=(0, 1), mirroring=True) -> np.ndarray:
+    """nnU-Net's own sequential prediction from files to a file, read with nibabel (I, J, K)."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    work.mkdir()
+    names = [str(work / f"case_{channel:04d}.nii.gz") for channel in range(len(volumes))]
+    for volume, name in zip(volumes, names, strict=True):
+        write_nifti(volume, Path(name))
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor = nnUNetPredictor(use_mirroring=mirroring, device=CPU, allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(folder), folds)
+        predictor.predict_from_files_sequential([names], [str(work / "labels")])
+    return np.asarray(nib.load(work / "labels.nii.gz").dataobj)
+
+
+@pytest.mark.slow
+def test_labels_equal_those_of_the_command_line(
+    nnunet_folder, nnunet_root, grid_volume, tmp_path
+) -> None:
+    volumes = {name: grid_volume(name) for name in ("ras", "lps", "oblique")}
+    (tmp_path / "in").mkdir()
+    for name, volume in volumes.items():
+        write_nifti(volume, tmp_path / "in" / f"{name}_0000.nii.gz")
+    program = Path(sysconfig.get_path("scripts")) / "nnUNetv2_predict"
+    words = ["-d", "901", "-c", "3d_fullres", "-f", "0", "1", "-device", "cpu", "-npp", "0"]
+    subprocess.run(
+        [program, "-i", tmp_path / "in", "-o", tmp_path / "out", *words, "-nps", "0"],
+        env={**os.environ, "nnUNet_results": str(nnunet_root / "nnUNet_results")},
+        check=True,
+        capture_output=True,
+    )
+    model = find_nnunet(nnunet_root / "nnUNet_results").load(device=CPU)
+    for name, volume in volumes.items():
+        labels, theirs = model.segment([volume]), nib.load(tmp_path / "out" / f"{name}.nii.gz")
+        np.testing.assert_array_equal(array_of(labels)[0], np.asarray(theirs.dataobj))
+        np.testing.assert_array_equal(affine_of(labels), affine_of(volume))
+        assert set(np.unique(array_of(labels))) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("grid", ["oblique", "pir"])
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_of_nnunet_has_its_axis_order(
+    nnunet_folder, grid_volume, tmp_path, reader, grid
+) -> None:
+    folder = spoiled(nnunet_folder, tmp_path, "plans.json", image_reader_writer=reader)
+    volume = grid_volume(grid)
+    labels = find_nnunet(folder).load(device=CPU).segment([volume])
+    expected = nnunet_says(folder, [volume], tmp_path / "files")
+    np.testing.assert_array_equal(array_of(labels)[0], expected)
+    assert len(np.unique(expected)) == 3
+
+
+@pytest.mark.parametrize(
+    ("folds", "mirroring"), [((0,), True), ((1,), False), ((), False)], ids=str
+)
+def test_folds_and_mirroring_are_those_asked_for(
+    nnunet_folder, grid_volume, tmp_path, folds, mirroring
+) -> None:
+    volume, options = grid_volume("lps"), NnunetOptions(folds=folds, mirroring=mirroring)
+    labels = find_nnunet(nnunet_folder, options).load(device=CPU).segment([volume])
+    work = tmp_path / "files"
+    expected = nnunet_says(nnunet_folder, [volume], work, folds=folds or None, mirroring=mirroring)
+    np.testing.assert_array_equal(array_of(labels)[0], expected)
+
+
+def test_folds_differ_so_that_the_tests_above_can_fail(nnunet_folder, grid_volume) -> None:
+    volume = grid_volume("lps")
+    found = {
+        array_of(
+            find_nnunet(nnunet_folder, NnunetOptions(folds=folds))
+            .load(device=CPU)
+            .segment([volume])
+        ).tobytes()
+        for folds in ((0,), (1,), (0, 1))
+    }
+    assert len(found) == 3
+
+
+def test_regions_and_several_channels_equal_nnunets(region_folder, grid_volume, tmp_path) -> None:
+    volumes = [grid_volume("oblique", 0), grid_volume("oblique", 1)]
+    folder = find_nnunet(region_folder)
+    labels = folder.load(device=CPU).segment(volumes)
+    expected = nnunet_says(region_folder, volumes, tmp_path / "files")
+    np.testing.assert_array_equal(array_of(labels)[0], expected)
+    assert set(np.unique(expected)) >= {1, 2}
+    assert folder.channel_names == ("T1", "FLAIR")
+    assert folder.label_names == {1: "whole without core", 2: "core"}
+
+
+def test_the_number_and_the_grids_of_channels_are_checked(region_folder, grid_volume) -> None:
+    model = find_nnunet(region_folder).load(device=CPU)
+    with pytest.raises(InputError, match=r"takes 2 channel\(s\) \(T1, FLAIR\), got 1"):
+        model.segment([grid_volume("lps")])
+    with pytest.raises(GridMismatch, match="FLAIR: expected one grid"):
+        model.segment([grid_volume("lps"), grid_volume("ras")])
+
+
+def test_labels_do_not_depend_on_threads_and_repeat(nnunet_folder, grid_volume) -> None:
+    model, volume = find_nnunet(nnunet_folder).load(device=CPU), grid_volume("oblique")
+    first, second, threads = (array_of(model.segment([volume], n_threads=n)) for n in (1, 1, 2))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, threads)
+
+
+def test_it_prints_nothing_and_leaves_torch_as_it_was(
+    nnunet_folder, grid_volume, capfd, monkeypatch
+) -> None:
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("nnUNet_compile", "true")
+    before, volume = torch.get_num_threads(), grid_volume("ras")
+    untouched = array_of(volume).copy()
+    find_nnunet(nnunet_folder).load(device=CPU).segment([volume], n_threads=before + 1)
+    assert capfd.readouterr() == ("", "")
+    assert torch.get_num_threads() == before
+    assert not torch.backends.cudnn.benchmark
+    np.testing.assert_array_equal(array_of(volume), untouched)
+
+
+def test_label_names_and_meta_come_along(nnunet_folder, grid_volume) -> None:
+    folder = find_nnunet(nnunet_folder)
+    labels = folder.load(device=CPU).segment([grid_volume("ras")])
+    assert folder.label_names == {1: "shell", 2: "core"}
+    assert folder.name == "Dataset901_RadloomTest"
+    assert (labels.dtype, labels.meta["series_uid"]) == (torch.uint8, "1.2")
+
+
+def test_a_parent_of_one_folder_will_do_and_of_two_will_not(nnunet_folder, tmp_path) -> None:
+    shutil.copytree(nnunet_folder, tmp_path / "one" / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    assert find_nnunet(tmp_path).path.parent.name == "one"
+    shutil.copytree(nnunet_folder, tmp_path / "one" / "nnUNetTrainer__nnUNetPlans__2d")
+    with pytest.raises(ConfigError, match=r"expected one nnU-Net results folder.*__2d>, <one"):
+        find_nnunet(tmp_path)
+    with pytest.raises(ConfigError, match="got none"):
+        find_nnunet(tmp_path / "one" / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0")
+    assert not is_nnunet(tmp_path / "one" / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0")
+
+
+def test_absent_folds_are_named(nnunet_folder) -> None:
+    folder = find_nnunet(nnunet_folder, NnunetOptions(folds=(0, 4)))
+    with pytest.raises(ConfigError, match=r"expected fold_4/checkpoint_final.pth; .*fold_0/check"):
+        folder.load(device=CPU)
+
+
+def test_a_checkpoint_that_names_other_classes_runs_only_with_trust(
+    nnunet_folder, tmp_path, grid_volume
+) -> None:
+    folder = spoiled(nnunet_folder, tmp_path, "dataset.json")
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    torch.save({**checkpoint, "more": Path("x")}, path)
+    found = find_nnunet(folder, NnunetOptions(folds=(0,)))
+    with pytest.raises(NotTrusted, match=r"checkpoint_final.pth.*pathlib.*give --trust"):
+        found.load(device=CPU)
+    labels = found.load(device=CPU, trust=True).segment([grid_volume("ras")])
+    untouched = find_nnunet(nnunet_folder, NnunetOptions(folds=(0,))).load(device=CPU)
+    np.testing.assert_array_equal(
+        array_of(labels), array_of(untouched.segment([grid_volume("ras")]))
+    )
+
+
+def test_plans_may_name_network_classes_only(nnunet_folder, tmp_path) -> None:
+    plans = json.loads((nnunet_folder / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = "os.system"
+    folder = spoiled(nnunet_folder, tmp_path, "plans.json", **plans)
+    with pytest.raises(NotTrusted, match=r"built by os.system, which is no part of nnU-Net"):
+        find_nnunet(folder).load(device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"previous_stage": "3d_lowres"}, "second half of a cascade after '3d_lowres'"),
+        ({"architecture": None}, "does not fit the network of plans.json"),
+    ],
+)
+def test_configurations_that_cannot_work_say_so(nnunet_folder, tmp_path, change, message) -> None:
+    plans = json.loads((nnunet_folder / "plans.json").read_text())
+    configuration = plans["configurations"]["3d_fullres"]
+    if "architecture" in change:
+        change = {"architecture": configuration["architecture"]}
+        change["architecture"]["arch_kwargs"]["features_per_stage"][0] = 6
+    configuration.update(change)
+    folder = spoiled(nnunet_folder, tmp_path, "plans.json", **plans)
+    with pytest.raises(ConfigError, match=message):
+        find_nnunet(folder).load(device=CPU)
+
+
+def test_a_trainer_that_is_not_installed_is_named(nnunet_folder, tmp_path) -> None:
+    folder = spoiled(nnunet_folder, tmp_path, "dataset.json")
+    for path in folder.glob("fold_*/*.pth"):
+        checkpoint = torch.load(path, weights_only=False)
+        torch.save({**checkpoint, "trainer_name": "nnUNetTrainerOfMine"}, path)
+    with pytest.raises(ConfigError, match="no trainer 'nnUNetTrainerOfMine'"):
+        find_nnunet(folder).load(device=CPU)
+
+
+def test_a_model_of_pictures_is_refused(nnunet_folder, tmp_path) -> None:
+    folder = spoiled(nnunet_folder, tmp_path, "plans.json", image_reader_writer="NaturalImage2DIO")
+    with pytest.raises(ConfigError, match="such a model does not read volumes"):
+        find_nnunet(folder).load(device=CPU)
+
+
+@pytest.mark.parametrize("orientation", ["", "RAS"])
+def test_from_model_undoes_to_model_in_every_orientation(orientation) -> None:
+    array = np.arange(2 * 3 * 4, dtype=np.float32).reshape(1, 2, 3, 4)
+    for axes in itertools.permutations(range(3)):
+        for signs in itertools.product((1, -1), repeat=3):
+            affine = np.eye(4)
+            affine[:3, :3] = np.eye(3)[:, list(axes)] * np.array(signs) * [1.0, 2.0, 3.0]
+            data, spacing = to_model(array, affine, orientation)
+            image = nib.Nifti1Image(array[0], affine)
+            turned = nib.as_closest_canonical(image) if orientation else image
+            np.testing.assert_array_equal(data[0].T, np.asarray(turned.dataobj))
+            assert spacing[::-1] == [float(mm) for mm in turned.header.get_zooms()]
+            np.testing.assert_array_equal(from_model(data[0], affine, orientation), array[0])
+
+
+@pytest.mark.slow
+def test_a_head_of_one_millimetre(nnunet_folder) -> None:
+    """192 x 224 x 192 voxels through a model of 4 x 1.25 x 1 mm."""
+    generator = np.random.default_rng(0)
+    image = generator.normal(100, 20, (192, 224, 192)).astype(np.float32)
+    image[60:120, 80:150, 60:130] += 150
+    volume = make_volume(image, np.diag([-1.0, 1, 1, 1]), modality="MR", units="arbitrary")
+    folder = find_nnunet(nnunet_folder, NnunetOptions(folds=(0,), mirroring=False))
+    labels = folder.load(device=CPU).segment([volume], n_threads=2)
+    assert labels.shape == volume.shape
+    np.testing.assert_array_equal(affine_of(labels), affine_of(volume))
+    estimate = folder.estimate_memory((192, 224, 192), (1.0, 1.0, 1.0))
+    assert 3e8 < estimate < 3e9
+
+
+def test_a_larger_volume_needs_more_memory(nnunet_folder) -> None:
+    folder = find_nnunet(nnunet_folder)
+    small = folder.estimate_memory((64, 64, 64), (1.0, 1.0, 1.0))
+    assert folder.estimate_memory((128, 64, 64), (1.0, 1.0, 1.0)) > small
+    assert folder.estimate_memory((64, 64, 64), (2.0, 1.0, 1.0)) > small
+
+
+def test_like_keeps_labels_apart_from_images(nnunet_folder, grid_volume) -> None:
+    volume = grid_volume("ras")
+    brighter = like(volume, array_of(volume) * 3 + 7)
+    model = find_nnunet(nnunet_folder).load(device=CPU)
+    difference = array_of(model.segment([volume])) != array_of(model.segment([brighter]))
+    assert difference.mean() < 1e-3  # z-scores do not see brightness and contrast
