@@ -6,6 +6,7 @@ the same geometry checks serve both. Only what ingestion decides on is kept.
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
 import zlib
@@ -151,10 +152,19 @@ ROLE_TAGS = (
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Silence for pydicom's remarks on values that break the standard without harm."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Silence for pydicom's remarks on values that break the standard without harm.
+
+    They quote the values, and so could carry a patient's name into a log.
+    """
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def is_dicom(head: bytes) -> bool:

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import format_number_as_ds
 
 SOP_CLASSES = {
     "MR": "1.2.840.10008.5.1.4.1.1.4",
@@ -76,9 +77,9 @@ def write_series(
         dataset.SeriesDescription = "series"
         dataset.SeriesNumber = 1
         dataset.InstanceNumber = (k * 7) % n + 1
-        dataset.ImageOrientationPatient = [f"{v:.10g}" for v in direction[:, :2].T.ravel()]
+        dataset.ImageOrientationPatient = [_ds(v) for v in direction[:, :2].T.ravel()]
         position = np.asarray(origin) + direction[:, 2] * step * k
-        dataset.ImagePositionPatient = [f"{v:.10g}" for v in position]
+        dataset.ImagePositionPatient = [_ds(v) for v in position]
         dataset.PixelSpacing = list(spacing)
         dataset.Rows, dataset.Columns = rows, columns
         dataset.SamplesPerPixel = 1
@@ -96,6 +97,10 @@ def write_series(
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         pydicom.dcmwrite(folder / names(k), dataset, enforce_file_format=True)
     return values
+
+
+def _ds(value: float) -> str:
+    return format_number_as_ds(float(value))
 
 
 @pytest.fixture
