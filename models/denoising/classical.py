@@ -95,5 +95,5 @@ class Denoised(MapTransform):  # type: ignore[misc]
                 denoise_image(c, spacing, modality=self.modality, **options)[0]
                 for c in array_of(volume)
             ]
-            result[key] = MetaTensor(np.stack(clean), affine=volume.affine, meta=volume.meta)
+            result[key] = MetaTensor(np.stack(clean), meta=volume.meta)
         return result

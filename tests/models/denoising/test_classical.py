@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from radloom.errors import ConfigError, InputError
+from radloom.models.denoising.classical import Denoised, denoise_image
+
+
+@pytest.fixture(scope="module")
+def pair():
+    truth = np.zeros((40, 40, 32), np.float32)
+    truth[6:34, 6:34, 4:28] = 500
+    truth[14:26, 14:26, 10:22] = 800
+    rng = np.random.default_rng(0)
+    noise = 40 * rng.standard_normal((2, *truth.shape))
+    return truth, np.hypot(truth + noise[0], noise[1]).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", ["nlm", "tv"])
+@pytest.mark.parametrize("fast", [False, True])
+def test_comes_nearer_to_the_truth(pair, method, fast):
+    truth, noisy = pair
+    clean, noise = denoise_image(noisy, (1, 1, 1), modality="MR", method=method, fast=fast)
+    assert noise.sigma == pytest.approx(40, rel=0.1)
+    assert np.mean((clean - truth) ** 2) < 0.3 * np.mean((noisy - truth) ** 2)
+
+
+@pytest.mark.parametrize("method", ["nlm", "tv"])
+def test_fast_is_other_work(pair, method):
+    slow, fast = (
+        denoise_image(pair[1], (1, 1, 1), modality="MR", method=method, fast=f)[0]
+        for f in (False, True)
+    )
+    assert not np.array_equal(slow, fast)
+
+
+def test_refuses_unknown_methods_and_nan(pair):
+    with pytest.raises(ConfigError, match="expected a denoising method"):
+        denoise_image(pair[1], (1, 1, 1), modality="MR", method="median")
+    with pytest.raises(InputError, match="finite"):
+        denoise_image(pair[1] * np.nan, (1, 1, 1), modality="MR")
+
+
+def test_dictionary_transform_is_the_function_and_keeps_meta(pair):
+    affine = torch.diag(torch.tensor([1.0, 1, 3, 1], dtype=torch.float64))
+    image = MetaTensor(torch.from_numpy(pair[1])[None], affine=affine, meta={"note": "kept"})
+    data = {"image": image, "other": 3}
+    result = Denoised("image")(data)
+    want = denoise_image(pair[1], (1, 1, 3), modality="MR")[0]
+    assert np.array_equal(result["image"][0].numpy(), want)
+    assert torch.equal(result["image"].affine, affine)
+    assert result["image"].meta["note"] == "kept"
+    assert data["image"] is image
+    assert np.array_equal(image[0].numpy(), pair[1])
