@@ -193,7 +193,7 @@ def _record(uid: str, part: Part, identifiers: set[str], *, is_split: bool) -> S
         reader, reason = "highdicom", ""
     else:
         role = Role("", "a mosaic" if part.kind == "volume" else "4D")
-        reader = "dcm2niix"
+        reader = "highdicom" if first.n_frames > 1 else "dcm2niix"
         reason = {"volume": "", **{k: k for k in ("time_series", "diffusion")}}[part.kind]
     if is_split:
         reason = reason or ReasonCode.SPLIT_SERIES.value

@@ -112,6 +112,9 @@ class SliceHeader:
     """M, P, R or I: magnitude, phase, real, imaginary; empty where unsaid."""
     echo_time_ms: float | None = None
     b_value: float | None = None
+    """Diffusion weighting in s/mm2."""
+    gradient: tuple[float, ...] | None = None
+    """Diffusion gradient direction (0018,9089)."""
     temporal: tuple[str, ...] = ()
     """Temporal position, trigger time, acquisition number, acquisition time, as written."""
     acquisition_number: str = ""
@@ -282,6 +285,7 @@ def _slice_values(sources: Sequence[Any]) -> dict[str, Any]:
         "component": _component(sources),
         "echo_time_ms": None if echo is None else float(echo),
         "b_value": _b_value(sources),
+        "gradient": _floats(_first(sources, "DiffusionGradientOrientation"), 3),
         "temporal": tuple(
             str(_first(sources, keyword) or "")
             for keyword in (

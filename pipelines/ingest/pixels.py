@@ -192,7 +192,7 @@ def _by_highdicom(part: Part, files: Sequence[Path]) -> tuple[npt.NDArray[np.flo
     assert part.geometry is not None
     try:
         is_multiframe = any(header.n_frames > 1 for header in part.slices)
-        array = _frames(part, files[0]) if is_multiframe else _stack(part, files)
+        array = _frames(part, files) if is_multiframe else _stack(part, files)
     except SeriesRefused as refusal:
         if refusal.code is not ReasonCode.CODEC_MISSING:
             raise
@@ -243,24 +243,31 @@ def _require_whole(datasets: Sequence[Any], part: Part) -> None:
             raise SeriesRefused(ReasonCode.TRUNCATED, f"<{header.path}>: expected pixels, got none")
 
 
-def _frames(part: Part, file: Path) -> npt.NDArray[np.float32]:
-    """(I, J, K) from the frames of a multi-frame file, in slice order.
+def _frames(part: Part, files: Sequence[Path]) -> npt.NDArray[np.float32]:
+    """(I, J, K) or (T, I, J, K) from the frames of multi-frame files.
 
-    highdicom's Image stops at private tags in the dimension index (Philips); frames need no more
-    than their own slope and intercept.
+    highdicom's Image stops at private tags in the dimension index (Philips), and dcm2niix mixes the
+    frames of some diffusion series; a frame needs no more than its own place, slope and intercept.
     """
+    where = dict(zip(file_order(part.slices), files, strict=True))
+    stored = {path: _decoded(file) for path, file in where.items()}
+    array = np.empty((part.n_volumes, *_shape_of(part)), dtype=np.float32)
+    for number, header in enumerate(part.slices):
+        k, t = divmod(number, part.n_volumes)
+        slope, intercept = header.rescale or (1.0, 0.0)
+        array[t, :, :, k] = (stored[header.path][header.frame] * np.float64(slope) + intercept).T
+    return array[0] if part.n_volumes == 1 else array
+
+
+def _decoded(file: Path) -> npt.NDArray[Any]:
+    """(frame, row, column) stored values of one file."""
     dataset = open_image(file)
     try:
         with quiet_pydicom():
             stored = np.asarray(dataset.pixel_array)
     except PARSE_ERRORS as error:
         raise _undecodable(error) from error
-    stored = stored if stored.ndim == 3 else stored[None]
-    array = np.empty(_shape_of(part), dtype=np.float32)
-    for k, header in enumerate(part.slices):
-        slope, intercept = header.rescale or (1.0, 0.0)
-        array[:, :, k] = (stored[header.frame].astype(np.float64) * slope + intercept).T
-    return array
+    return stored if stored.ndim == 3 else stored[None]
 
 
 def _shape_of(part: Part) -> tuple[int, int, int]:

@@ -272,11 +272,19 @@ def _four_d(
         )
     geometry = stack_geometry(_planes([slices[group[0]] for group in positions]))
     units_of(slices)
-    ordered = tuple(
-        slices[i]
+    columns = [
+        sorted((slices[i] for i in group), key=lambda h: (h.instance_number, h.frame))
         for group in positions
-        for i in sorted(group, key=lambda i: (slices[i].instance_number, slices[i].frame))
-    )
+    ]
+    for number, volume in enumerate(zip(*columns, strict=True)):
+        weightings = {(h.b_value, h.gradient) for h in volume}
+        if len(weightings) > 1:
+            raise SeriesRefused(
+                ReasonCode.DUPLICATE_SLICE,
+                f"expected one diffusion weighting in volume {number + 1} of {counts[0]}, got "
+                f"{len(weightings)}: nothing tells for certain which images belong together",
+            )
+    ordered = tuple(header for column in columns for header in column)
     return Part(ordered, kind=kind, geometry=geometry, n_volumes=counts[0])
 
 
