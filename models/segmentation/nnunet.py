@@ -479,9 +479,15 @@ def _trainer(name: str, folder: NnunetFolder) -> Any:
 
     root = Path(nnunetv2.__path__[0])
     trainers = root / "training" / "nnUNetTrainer"
-    found = recursive_find_python_class(
-        str(trainers), name, "nnunetv2.training.nnUNetTrainer", str(root)
-    )
+    try:  # nnU-Net looks by importing one trainer after the other, with all that they need
+        found = recursive_find_python_class(
+            str(trainers), name, "nnunetv2.training.nnUNetTrainer", str(root)
+        )
+    except ImportError as error:
+        raise ConfigError(
+            f"<{folder.path.name}>: the trainer {name!r} was not found before a module of nnunetv2 "
+            f"failed to load: {error}; repair that installation"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, nnUNetTrainer)):
         raise ConfigError(
             f"<{folder.path.name}>: the installed nnunetv2 has no trainer {name!r}; install the "

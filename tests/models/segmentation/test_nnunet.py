@@ -138,7 +138,8 @@ def test_the_number_and_the_grids_of_channels_are_checked(region_folder, grid_vo
 
 
 def test_labels_do_not_depend_on_threads_and_repeat(nnunet_folder, grid_volume) -> None:
-    model, volume = find_nnunet(nnunet_folder).load(device=CPU), grid_volume("oblique")
+    options, volume = NnunetOptions(folds=(1,), mirroring=False), grid_volume("oblique")
+    model = find_nnunet(nnunet_folder, options).load(device=CPU)
     first, second, threads = (array_of(model.segment([volume], n_threads=n)) for n in (1, 1, 2))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(first, threads)
@@ -228,6 +229,7 @@ def test_configurations_that_cannot_work_say_so(nnunet_folder, tmp_path, change,
         find_nnunet(folder).load(device=CPU)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.interface. is deprecated:FutureWarning")
 def test_a_trainer_that_is_not_installed_is_named(nnunet_folder, tmp_path) -> None:
     folder = spoiled(nnunet_folder, tmp_path, "dataset.json")
     for path in folder.glob("fold_*/*.pth"):
