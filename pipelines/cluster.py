@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,23 +116,43 @@ def connect(division: Plan, *, scheduler: str | None, logs: Path) -> Iterator[Cl
         "ITK_GLOBAL_DEFAULT_THREADER": "Pool",  # ITKElastix PR 388: up to 18 times faster
     }
     settings = {**_SETTINGS, "distributed.nanny.pre-spawn-environ": environment}
-    with (
-        dask.config.set(settings),
-        _quiet(),
-        LocalCluster(
-            n_workers=division.n_workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-            memory_limit=MEMORY_LIMIT,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster, timeout=_START_S) as client,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(settings))
+        stack.enter_context(_quiet())
+        with _shielded():
+            cluster = stack.enter_context(_local_cluster(division.n_workers))
+        client = stack.enter_context(Client(cluster, timeout=_START_S))
         client.register_plugin(WorkerSetup(str(logs), division.n_threads))
         client.wait_for_workers(1, timeout=_START_S)
         yield Cluster(client, local=True, n_threads=division.n_threads)
+
+
+def _local_cluster(n_workers: int) -> LocalCluster:
+    return LocalCluster(
+        n_workers=n_workers,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=None,
+        memory_limit=MEMORY_LIMIT,
+        silence_logs=logging.CRITICAL,
+    )
+
+
+@contextlib.contextmanager
+def _shielded() -> Iterator[None]:
+    """Ctrl-C waits, and never reaches the threads and processes that start in the block.
+
+    A terminal sends it to every process of a command; only the driver may act on it.
+    """
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

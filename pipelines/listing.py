@@ -1,10 +1,9 @@
-"""Studies as rows and tables for people: what discovery found, and what became of it."""
+"""Studies as tables for people: what discovery found, and what became of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -12,31 +11,11 @@ from radloom.pipelines.export import summarise
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 from radloom.pipelines.worker import running_stage
 
-__all__ = ["as_rows", "as_table", "status_table"]
-
-
-def as_rows(records: Iterable[StudyRecord]) -> list[dict[str, Any]]:
-    """One object a series, for ``radloom inspect --json``."""
-    return [
-        {
-            "study_uid": record.study_uid,
-            "series_uid": series.series_uid,
-            "modality": series.modality,
-            "description": series.description,
-            "status": series.status,
-            "reason": series.reason,
-            "role": series.role,
-            "shape": list(series.shape),
-            "spacing": list(series.spacing),
-            "n_files": series.n_files,
-        }
-        for record in records
-        for series in record.series
-    ]
+__all__ = ["as_table", "status_table"]
 
 
 def as_table(records: Iterable[StudyRecord], *, width: int) -> Table:
-    """The same for people, with the detail of each refusal and the rule behind each role."""
+    """A row a series, for people, with the detail of each refusal and the rule behind each role."""
     table = Table(box=None, width=width, pad_edge=False, header_style="bold")
     for column in ("study", "series", "mod.", "status", "role", "shape", "spacing / mm"):
         table.add_column(column, overflow="fold")

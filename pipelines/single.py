@@ -6,11 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import torch
+
 from radloom.errors import ConfigError
 from radloom.geometry import flip_lps_ras, parts_from_affine
+from radloom.pipelines.cluster import choose_device
+from radloom.pipelines.files import write_file
 from radloom.shapes import Volume, affine_of, array_of, make_label, spatial_shape
 
-__all__ = ["ENDINGS", "denoise_file", "register_files", "segment_file", "write_image"]
+__all__ = [
+    "ENDINGS",
+    "denoise_file",
+    "register_files",
+    "segment_file",
+    "translate_file",
+    "write_image",
+]
 
 ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha")
 """The formats that `write_image` knows, chosen by the ending of the name."""
@@ -47,8 +58,8 @@ def register_files(
     Each of `labels` is a label image on the space of `moving`, and where to write it on the grid
     of `fixed`. The result is where the transform lies, if it was asked for.
     """
-    from radloom.models.registration.elastix import register
     from radloom.pipelines.ingest import read_image
+    from radloom.pipelines.register import register_images
     from radloom.transforms.itk_files import write_transform
     from radloom.transforms.spatial import resample
 
@@ -56,30 +67,63 @@ def register_files(
         require_writable(path)
     fixed_volume, moving_volume = read_image(fixed), read_image(moving)
     given = [(read_image(source), written) for source, written in labels]
-    moving_from_fixed = register(
+    found = register_images(
         fixed_volume,
         moving_volume,
         transform=transform,
         parameter_files=tuple(parameter_files),
         n_threads=n_threads,
     )
-    grid = affine_of(fixed_volume), spatial_shape(fixed_volume)
-    default = float(array_of(moving_volume).min())
-    warped = resample(
-        moving_volume, moving_from_fixed, *grid, interpolation="linear", default=default
-    )
-    write_image(warped, out)
+    write_image(found.warped_moving, out)
+    affine, shape = affine_of(fixed_volume), spatial_shape(fixed_volume)
     for label, written in given:
-        moved = resample(label, moving_from_fixed, *grid, interpolation="nearest", default=0.0)
-        write_image(make_label(array_of(moved), grid[0]), written)
-    return write_transform(moving_from_fixed, save_transform) if save_transform else None
+        moved = resample(
+            label, found.moving_from_fixed, affine, shape, interpolation="nearest", default=0.0
+        )
+        write_image(make_label(array_of(moved), affine), written)
+    return write_transform(found.moving_from_fixed, save_transform) if save_transform else None
+
+
+def translate_file(mr: Path, out: Path, *, device: str, n_threads: int) -> None:
+    """Writes the pseudo-CT of `mr`, in HU on its own grid, to `out`."""
+    from radloom.models.bundles import find_bundle, weights_path
+    from radloom.pipelines.ingest import read_image
+    from radloom.pipelines.translate import DEFAULT_BUNDLE, translate
+
+    require_writable(out)
+    chosen = torch.device(choose_device(device))
+    weights_path(find_bundle(DEFAULT_BUNDLE))  # before the image is read for nothing
+    write_image(translate(read_image(mr), device=chosen, n_threads=n_threads), out)
 
 
 def segment_file(
-    image: Path, out: Path, *, model: Path | None, trust: bool, fast: bool, device: str
-) -> None:
-    """Writes the labels of `image`, on its own grid, to `out`."""
-    raise NotImplementedError
+    image: Path,
+    out: Path,
+    *,
+    model: Path | None,
+    trust: bool,
+    fast: bool,
+    device: str,
+    n_threads: int,
+) -> Path:
+    """Writes the labels of `image`, on its own grid, to `out`; where their volumes stand in mL."""
+    from radloom.pipelines.export.tsv import to_tsv
+    from radloom.pipelines.ingest import read_image
+    from radloom.pipelines.segment import segment, volumes_table
+
+    require_writable(out)
+    label, names = segment(
+        read_image(image),
+        model,
+        device=torch.device(choose_device(device)),
+        n_threads=n_threads,
+        trust=trust,
+        fast=fast,
+    )
+    write_image(label, out)
+    table = out.with_name(out.name.removesuffix(".gz").rsplit(".", 1)[0] + ".tsv")
+    write_file(table, to_tsv(volumes_table(label, names)))
+    return table
 
 
 def require_writable(path: Path) -> None:

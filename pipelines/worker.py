@@ -89,6 +89,8 @@ def run_study(job: Job) -> Outcome:
                 seconds = time.monotonic() - started
                 return Outcome(key, "failed", stage.name, reason, seconds=seconds)
             receipts.append(receipt)
+            if not study.find(kind="volume"):
+                break  # ingestion refused everything: nothing for any other stage to do
         keep_stages(job.out, key, {receipt.stage for receipt in receipts})
     return outcome_of(key, receipts, time.monotonic() - started)
 
@@ -106,6 +108,8 @@ def resume_study(record: StudyRecord, stages: Sequence[Stage], out: Path) -> Out
             return None
         study, receipt = found
         receipts.append(receipt)
+        if not study.find(kind="volume"):
+            break
     return outcome_of(record.key, receipts, time.monotonic() - started)
 
 

@@ -96,7 +96,16 @@ class TransformKind(str, Enum):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The ``radloom`` command; ends the process with its exit status."""
-    app(list(arguments) if arguments is not None else None)
+    try:
+        app(list(arguments) if arguments is not None else None)
+    except SystemExit as end:
+        if end.code == _STOPPED:
+            # What Dask does at exit waits for processes that an interrupt has left half started.
+            # They end with this one, and everything that counts is on the disk.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(_STOPPED)
+        raise
 
 
 def _guarded(command: Command) -> Command:
@@ -197,13 +206,13 @@ def inspect(
 ) -> None:
     """Say which studies and series there are, their roles, and what is refused and why."""
     _require_folder(studies)
-    from radloom.pipelines.ingest import discover
-    from radloom.pipelines.listing import as_rows, as_table
+    from radloom.pipelines.ingest import discover, inspect_rows
+    from radloom.pipelines.listing import as_table
 
     with _status("reading headers"):
         records = discover(studies)
     if as_json:
-        sys.stdout.write(json.dumps(as_rows(records), indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(inspect_rows(records), indent=2, ensure_ascii=False) + "\n")
     else:
         console = Console()
         console.print(as_table(records, width=console.width if console.is_terminal else 160))
@@ -341,14 +350,16 @@ def translate(
     image: Annotated[Path, typer.Argument(metavar="MR", help="An MR image of the head.")],
     out: Written,
     *,
+    device: Device = "auto",
     fast: Fast = False,
 ) -> None:
-    """Make a pseudo-CT of an MR image."""
-    del out, fast
+    """Make a pseudo-CT, in HU, of an MR image."""
+    del fast  # the bundle to come knows a coarser grid
     _require_there(image)
-    raise MissingWeights(
-        "the bundle head_mr_to_ct_translation has no weights in this release: nothing was written"
-    )
+    from radloom.pipelines.single import translate_file
+
+    translate_file(image, out, device=device, n_threads=_threads())
+    _say(f"wrote {out}")
 
 
 @app.command()
@@ -369,8 +380,11 @@ def segment(
     _require_there(image, *([model] if model else []))
     from radloom.pipelines.single import segment_file
 
-    segment_file(image, out, model=model, trust=trust, fast=fast, device=device)
+    table = segment_file(
+        image, out, model=model, trust=trust, fast=fast, device=device, n_threads=_threads()
+    )
     _say(f"wrote {out}")
+    _say(f"wrote {table}")
 
 
 @app.command()

@@ -253,6 +253,7 @@ def test_a_scheduler_that_does_not_answer_is_refused(tmp_path):
 
 
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
@@ -260,6 +261,7 @@ import {module} as fake
 from radloom.pipelines.workflow import Workflow
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
     diary, out = Path(sys.argv[2]), Path(sys.argv[3])
     stages = (fake.Make(diary), fake.Make(diary, name="denoise", seconds=600))
     fake.run_records(fake.records_of("a", "b"), out, Workflow("f", stages), device="cpu", workers=2)
