@@ -7,6 +7,7 @@ localizer. Files are classic single-frame DICOM in nested folders, in no helpful
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Mapping
@@ -263,11 +264,17 @@ def _write(folder: Path, series: list[_Series], seed: int, generator: torch.Gene
 
 
 def _instances(series: _Series, seed: int) -> list[Dataset]:
+    from pydicom.dataset import Dataset
+
+    common = _common(series, seed)
     datasets: list[Dataset] = []
     for plane, volume in enumerate(series.volumes):
         _, _, n_slices = spatial_shape(volume)
         for k in range(n_slices):
-            ds = _common(series, seed, number=len(datasets) + 1)
+            ds = Dataset()
+            ds.update(common)
+            ds.file_meta = copy.deepcopy(common.file_meta)
+            ds.InstanceNumber = len(datasets) + 1
             _set_geometry(ds, affine_of(volume), k)
             _set_pixels(ds, volume, k)
             ds.SOPInstanceUID = _uid(seed, series.role, plane, k)
@@ -280,7 +287,7 @@ def _instances(series: _Series, seed: int) -> list[Dataset]:
     return datasets
 
 
-def _common(series: _Series, seed: int, *, number: int) -> Dataset:
+def _common(series: _Series, seed: int) -> Dataset:
     """The attributes that do not depend on the slice."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
@@ -317,7 +324,6 @@ def _common(series: _Series, seed: int, *, number: int) -> Dataset:
         "ContentDate": _DATE,
         "ContentTime": f"{93000 + 500 * series.number:06d}",
         "AcquisitionNumber": 1,
-        "InstanceNumber": number,
         "BodyPartExamined": "HEAD",
         "PatientPosition": "HFS",
         "FrameOfReferenceUID": _uid(seed, "frame", "ct" if ct else "mr"),

@@ -191,10 +191,15 @@ def _property_map(
     """(I, J, K) of one physical property, mixed within voxels, with the texture of each tissue."""
     means = torch.tensor([mean(s) for s in STRUCTURES])
     deviations = torch.tensor([deviation(s) for s in STRUCTURES])
-    result = torch.zeros(head.grid_shape)
-    for codes, share in ((head.top, head.share), (head.under, 1 - head.share)):
-        index = codes.int()
-        result += share * (means[index] + deviations[index] * head.texture)
+    result = torch.empty(head.grid_shape)
+    for i in range(0, len(result), _SLAB):
+        part = slice(i, i + _SLAB)
+        share, texture = head.share[part], head.texture[part]
+        top, under = (
+            means[index] + deviations[index] * texture
+            for index in (head.top[part].int(), head.under[part].int())
+        )
+        result[part] = torch.lerp(under, top, share)
     return result
 
 

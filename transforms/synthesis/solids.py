@@ -114,10 +114,11 @@ def smooth_field(
     n_knots = math.ceil(2 * reach_mm / knot_mm) + 4
     knots = torch.randn((n_knots,) * 3, generator=generator).to(axes[0].device)
     weights = [_spline_weights((a + reach_mm) / knot_mm + 1.5, n_knots) for a in axes]
-    partial = torch.einsum("xyz,kz->xyk", knots, weights[2])
-    partial = torch.einsum("xyk,jy->xjk", partial, weights[1])
-    # 0.479: the mean sum of squared weights a axis, so that the variance is 1
-    return torch.einsum("xjk,ix->ijk", partial, weights[0]) / 0.479**1.5
+    # x first: canvases are thin in x, so what is left is small
+    partial = torch.einsum("xyz,ix->iyz", knots, weights[0])
+    partial = torch.einsum("iyz,kz->iyk", partial, weights[2])
+    # 0.479: the mean sum of squared weights an axis, so that the variance is 1
+    return torch.einsum("iyk,jy->ijk", partial, weights[1]) / 0.479**1.5
 
 
 def wave_sheets(
@@ -227,12 +228,14 @@ class Canvas:
         self, code: int, distance: torch.Tensor, window: tuple[slice, slice, slice] | None = None
     ) -> None:
         """Cover what lies inside `distance` (mm, on `window`) with `code`."""
+        if distance.numel() == 0 or float(distance.min()) >= 0.5 * self.spacing:
+            return
         window = window or (slice(None), slice(None), slice(None))
-        alpha = (0.5 - distance / self.spacing).clamp(0, 1)
+        alpha = (0.5 - distance / self.spacing).clamp_(0, 1)
         top, under, share = self.top[window], self.under[window], self.share[window]
         main = torch.where(share >= 0.5, top, under)
         held = torch.where(top == code, share, (1 - share) * (under == code))
         cover = alpha > held
-        share[cover] = alpha[cover]
-        under[cover] = torch.where(alpha[cover] >= 1, code, main[cover]).to(torch.uint8)
-        top[cover] = code
+        under.copy_(torch.where(cover, main.masked_fill_(alpha >= 1, code), under))
+        share.copy_(torch.where(cover, alpha, share))
+        top.masked_fill_(cover, code)
