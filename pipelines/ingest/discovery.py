@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from radloom.errors import InputError, ReasonCode
 from radloom.pipelines.ingest.files import Home, file_record, home_of
 from radloom.pipelines.ingest.headers import SliceHeader, read_headers
-from radloom.pipelines.ingest.names import REDACTED, digest_label, made_uid, redact
+from radloom.pipelines.ingest.names import digest_label, made_uid, redact, redact_paths
 from radloom.pipelines.ingest.naming import choose_roles, name_series
 from radloom.pipelines.ingest.roles import Acquisition, Role, role_of
 from radloom.pipelines.ingest.scan import Found, scan_folder
@@ -151,7 +150,7 @@ def _series(draft: _Draft, identifiers: set[str]) -> list[SeriesRecord]:
         for uid, headers in draft.dicom.items()
         for record in _series_records(uid, headers, identifiers)
     ]
-    series += [replace(r, detail=_clean(r.detail, identifiers)) for r in draft.records]
+    series += [replace(r, detail=redact_paths(r.detail, identifiers)) for r in draft.records]
     series.sort(
         key=lambda r: (numbers.get(r.series_uid, 1 << 30), r.files, sorted(r.entities.items()))
     )
@@ -186,7 +185,10 @@ def _record(uid: str, part: Part, identifiers: set[str], *, is_split: bool) -> S
         )
     if part.code is not None:
         return replace(
-            record, reason=part.code.value, detail=_clean(part.detail, identifiers), entities={}
+            record,
+            reason=part.code.value,
+            detail=redact_paths(part.detail, identifiers),
+            entities={},
         )
     if part.kind == "volume" and not first.mosaic:
         role = _role(part, description, is_split=is_split)
@@ -235,17 +237,3 @@ def _role(part: Part, description: str, *, is_split: bool) -> Role:
 def _rounded(spacing: tuple[float, float, float]) -> tuple[float, float, float]:
     i, j, k = (round(value, 6) for value in spacing)
     return i, j, k
-
-
-def _clean(detail: str, identifiers: set[str]) -> str:
-    """`detail` with every path component that holds an identifier replaced.
-
-    >>> _clean("<scans/DOE_JOHN/1.dcm>: the file is empty", {"Doe"})
-    '<scans/<redacted>/1.dcm>: the file is empty'
-    """
-
-    def clean(match: re.Match[str]) -> str:
-        parts = match[1].split("/")
-        return "<" + "/".join(REDACTED if redact(p, identifiers) != p else p for p in parts) + ">"
-
-    return re.sub(r"<([^<>]+)>", clean, detail)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-__all__ = ["REDACTED", "alphanumeric", "digest_label", "made_uid", "redact"]
+__all__ = ["REDACTED", "alphanumeric", "digest_label", "made_uid", "redact", "redact_paths"]
 
 REDACTED = "<redacted>"
 """What stands where an identifier stood."""
@@ -59,3 +59,18 @@ def redact(text: str, identifiers: Iterable[str]) -> str:
     for word in sorted(set(identifiers), key=lambda w: (-len(w), w)):
         text = re.sub(re.escape(word), REDACTED, text, flags=re.IGNORECASE)
     return text
+
+
+def redact_paths(detail: str, identifiers: Iterable[str]) -> str:
+    """`detail` with every component of a ``<path>`` that holds an identifier replaced.
+
+    >>> redact_paths("<scans/DOE_JOHN/1.dcm>: the file is empty", {"Doe"})
+    '<scans/<redacted>/1.dcm>: the file is empty'
+    """
+    words = set(identifiers)
+
+    def clean(match: re.Match[str]) -> str:
+        parts = match[1].split("/")
+        return "<" + "/".join(REDACTED if redact(p, words) != p else p for p in parts) + ">"
+
+    return re.sub(r"<([^<>]+)>", clean, detail)

@@ -46,7 +46,8 @@ def name_series(series: Sequence[SeriesRecord]) -> list[SeriesRecord]:
             named[index] = replace(record, entities={}, role="")
             continue
         entities = _entities(record)
-        key = tuple(sorted(entities.items()))
+        # Lower case: some file systems hold T1 and t1 for one name.
+        key = tuple(sorted((name, value.lower()) for name, value in entities.items()))
         used[key] += 1
         if used[key] > 1:
             entities["run"] = str(used[key])

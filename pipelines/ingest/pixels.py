@@ -19,6 +19,7 @@ from radloom.pipelines.ingest.headers import (
     quiet_pydicom,
     read_headers,
 )
+from radloom.pipelines.ingest.names import redact_paths
 from radloom.pipelines.ingest.units import units_of
 from radloom.pipelines.ingest.verdicts import Part, file_order, parts_of_series
 from radloom.pipelines.study import SeriesRecord, StudyRecord
@@ -112,9 +113,10 @@ def part_of_record(root: Path, series: SeriesRecord) -> Part:
                 return part
             if part.geometry.shape == series.shape and file_order(part.slices) == series.files:
                 return part
+    identifiers = {word for header in seen.values() for word in header.identifiers}
     for part in parts:
         if part.code is not None:
-            raise SeriesRefused(part.code, part.detail)
+            raise SeriesRefused(part.code, redact_paths(part.detail, identifiers))
     raise SeriesRefused(
         ReasonCode.UNREADABLE, "the files are not what they were at discovery; run again"
     )
@@ -206,7 +208,7 @@ def _stack(part: Part, files: Sequence[Path]) -> npt.NDArray[np.float32]:
 
     assert part.geometry is not None
     datasets = [open_image(file) for file in files]
-    _require_whole(datasets, part)
+    _require_whole(datasets)
     first = datasets[0]
     for dataset in datasets:
         # Rounding noise, already held to a tolerance: highdicom wants them equal to the last digit.
@@ -237,10 +239,12 @@ def _stack(part: Part, files: Sequence[Path]) -> npt.NDArray[np.float32]:
     return array
 
 
-def _require_whole(datasets: Sequence[Any], part: Part) -> None:
-    for dataset, header in zip(datasets, part.slices, strict=True):
-        if "PixelData" not in dataset:
-            raise SeriesRefused(ReasonCode.TRUNCATED, f"<{header.path}>: expected pixels, got none")
+def _require_whole(datasets: Sequence[Any]) -> None:
+    bare = sum("PixelData" not in dataset for dataset in datasets)
+    if bare:
+        raise SeriesRefused(
+            ReasonCode.TRUNCATED, f"expected pixels in every file, got none in {bare}; copy anew"
+        )
 
 
 def _frames(part: Part, files: Sequence[Path]) -> npt.NDArray[np.float32]:

@@ -76,7 +76,7 @@ VENDORS = [
     "anatomical", "ge/anatomical", "ge/fmri", "generic/anatomical", "generic/compressed",
     "generic/compressed_j2k", "generic/compressed_jpeg", "generic/compressed_jpegls",
     "generic/compressed_rle", "hitachi/anatomical", "hyperfine/anatomical", "philips/anatomical",
-    "philips_enhanced/anatomical", "philips_enhanced/dti", "philips_enhanced/fmri",
+    "philips_enhanced/anatomical", "philips_enhanced/fmri",
     "siemens/anatomical", "siemens_multiframe/anatomical",
 ]  # fmt: skip
 
@@ -92,6 +92,17 @@ def test_vendors_agree_with_their_ground_truth_in_world_space(real_data, name):
     for time, values in enumerate(array_of(volume)):
         there = sampled(values, affine_of(volume), truth.affine, expected.shape[:3])
         np.testing.assert_allclose(there, expected[..., time], rtol=1e-5, atol=1e-3)
+
+
+def test_diffusion_frames_are_stacked_by_their_weighting(real_data):
+    """The ground truth holds other noise than the frames, but for one direction of the four."""
+    folder = real_data / "dicom" / "vendors" / "philips_enhanced" / "dti"
+    truth = nib.load(folder / "001_ground_truth.nii.gz")
+    volume = read_only(folder / "001")
+    assert volume.meta["reasons"] == ("diffusion",)
+    np.testing.assert_allclose(affine_of(volume), truth.affine, atol=1e-4)
+    last_direction = np.asarray(truth.dataobj, np.float32)[..., 0]
+    np.testing.assert_allclose(array_of(volume)[3], last_direction, rtol=1e-5)
 
 
 def test_a_mosaic_whose_slice_count_is_gone_is_refused(real_data):

@@ -45,10 +45,10 @@ def test_every_accepted_series_becomes_a_volume_and_every_verdict_a_row(tmp_path
 
 
 def test_a_series_lost_on_reading_is_a_rejected_row_and_a_flag(tmp_path, series, t1_tags):
-    series(tmp_path / "a", **t1_tags)
+    series(tmp_path / "Jane HOSPITAL-4711", **t1_tags)
     series(tmp_path / "b", SeriesNumber=2)
     (record,) = discover(tmp_path)
-    cut = tmp_path / "a" / "001.dcm"
+    cut = tmp_path / "Jane HOSPITAL-4711" / "001.dcm"
     cut.write_bytes(cut.read_bytes()[:-3])
     result = IngestStage().run(Study(record), CONTEXT)
     table = result.outputs[-1].table
@@ -56,6 +56,7 @@ def test_a_series_lost_on_reading_is_a_rejected_row_and_a_flag(tmp_path, series,
         ("rejected", "truncated"),
         ("accepted", "not_a_head_volume"),
     ]
+    assert table[0]["detail"].startswith("<<redacted>/001.dcm>: the file ends")
     assert [o.kind for o in result.outputs] == ["volume", "table"]
     assert {c.name: c.flagged for c in result.checks} == {
         "series_read": False,
