@@ -162,19 +162,18 @@ def _read_linear(path: Path) -> Transform:
 
 
 def _matrix_lps(transform: Any, where: str) -> Any:
-    """(4, 4) matrix of a linear SimpleITK transform, or of a chain of them."""
-    name = transform.GetName()
-    matrix = np.eye(4)
-    if name == "CompositeTransform":
-        for n in range(transform.GetNumberOfTransforms()):
-            matrix = matrix @ _matrix_lps(transform.GetNthTransform(n).Downcast(), where)
-        return matrix
-    if name == "IdentityTransform":
-        return matrix
+    """(4, 4) matrix of a linear SimpleITK transform; every bit of it where it is a plain one."""
     if not transform.IsLinear():
+        name = transform.GetName()
         raise InputError(f"<{where}>: expected a linear transform, got {name}")
-    if name == "TranslationTransform":
-        matrix[:3, 3] = transform.GetOffset()
+    matrix = np.eye(4)
+    if not hasattr(transform, "GetMatrix"):
+        # A chain, a translation, or a MatrixOffsetTransformBase (as c3d writes it), which
+        # SimpleITK wraps in a chain that holds itself: asked at four points instead.
+        origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+        ends = [transform.TransformPoint(axis) for axis in np.eye(3).tolist()]
+        matrix[:3, :3] = np.array(ends).T - origin[:, None]
+        matrix[:3, 3] = origin
         return matrix
     matrix[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
     centre = np.array(transform.GetCenter())

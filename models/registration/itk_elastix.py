@@ -10,8 +10,11 @@ there are; then results are the same, bit by bit, on one core and on many.
 
 from __future__ import annotations
 
+import re
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -80,8 +83,6 @@ def parse_parameters(text: str, where: str) -> ParameterMap:
 
 def _words(line: str) -> list[str]:
     """Key and values of one line; empty where it is not well formed."""
-    import re
-
     if not (line.startswith("(") and line.endswith(")")):
         return []
     found = re.findall(r'"([^"]*)"|([^\s"]+)', line[1:-1])
@@ -109,9 +110,7 @@ def run_elastix(
     Raises:
         StageFailed: elastix gave up; the message holds what its log says last.
     """
-    from itk.itkElastixRegistrationMethodPython import itkElastixRegistrationMethodIF3IF3
-
-    method = itkElastixRegistrationMethodIF3IF3.New()
+    method = _itk_class("itkElastixRegistrationMethodIF3IF3", "itkElastixRegistrationMethod").New()
     method.SetFixedImage(_image(fixed))
     method.SetMovingImage(_image(moving))
     if fixed_mask is not None:
@@ -150,18 +149,16 @@ def displacement_transform(
     maps: Sequence[ParameterMap], grid_affine: Affine, grid_shape: tuple[int, int, int]
 ) -> Transform:
     """The stages together as one displacement at the voxel centres of a grid of right angles."""
-    from itk.itkPyBufferPython import itkPyBufferIVF33
-    from itk.itkTransformixFilterPython import itkTransformixFilterIF3
-
     grid = _grid_parameters(grid_affine, grid_shape)
-    method = itkTransformixFilterIF3.New()
+    method = _itk_class("itkTransformixFilterIF3", "itkTransformixFilter").New()
     method.SetMovingImage(_image_of(np.zeros((2, 2, 2), np.float32), np.eye(4)))
     method.SetTransformParameterObject(_parameter_object([{**stage, **grid} for stage in maps]))
     method.ComputeDeformationFieldOn()
     method.LogToConsoleOff()
     method.LogToFileOff()
     method.UpdateLargestPossibleRegion()
-    field_lps = itkPyBufferIVF33.GetArrayFromImage(method.GetOutputDeformationField())
+    buffer = _itk_class("itkPyBufferIVF33", "itkPyBuffer")
+    field_lps = buffer.GetArrayFromImage(method.GetOutputDeformationField())
     field = np.moveaxis(field_lps, -1, 0).transpose(0, 3, 2, 1)
     signs = np.array([-1, -1, 1], np.float32)[:, None, None, None]
     return Transform(np.eye(4), np.asarray(field * signs, dtype=np.float32), grid_affine)
@@ -194,9 +191,7 @@ def _stage_matrix_lps(stage: ParameterMap) -> Affine:
 
 
 def _parameter_object(maps: Sequence[ParameterMap]) -> Any:
-    from itk.elxParameterObjectPython import elastixParameterObject
-
-    result = elastixParameterObject.New()
+    result = _itk_class("elastixParameterObject", "elxParameterObject").New()
     for stage in maps:
         result.AddParameterMap(dict(stage))
     return result
@@ -219,15 +214,26 @@ def _image(volume: Volume) -> Any:
 
 def _image_of(array: npt.NDArray[Any], affine: Affine) -> Any:
     """An ITK image of an (I, J, K) array; it holds a copy."""
-    from itk.itkPyBufferPython import itkPyBufferIF3, itkPyBufferIUC3
-
-    kind = itkPyBufferIF3 if array.dtype == np.float32 else itkPyBufferIUC3
-    image = kind.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    kind = "itkPyBufferIF3" if array.dtype == np.float32 else "itkPyBufferIUC3"
+    image = _itk_class(kind, "itkPyBuffer").GetImageFromArray(
+        np.ascontiguousarray(array.transpose(2, 1, 0))
+    )
     origin, spacing, direction = parts_from_affine(flip_lps_ras(affine))
     image.SetOrigin(origin.tolist())
     image.SetSpacing(spacing.tolist())
     image.SetDirection(np.ascontiguousarray(direction))
     return image
+
+
+def _itk_class(name: str, module: str) -> Any:
+    """A compiled class of ITK.
+
+    Its modules warn of their own SWIG types while they load (DeprecationWarning), and where
+    warnings are errors that ends in a segmentation fault: so nothing warns here.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return getattr(import_module(f"itk.{module}Python"), name)
 
 
 def _last_words(folder: Path) -> str:

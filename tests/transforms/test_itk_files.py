@@ -108,6 +108,19 @@ def test_transforms_that_others_wrote_are_read(tmp_path):
         np.testing.assert_allclose(mine, points_of(transform, points), atol=1e-9, err_msg=name)
 
 
+def test_a_matrix_offset_transform_as_c3d_writes_it_is_read(tmp_path):
+    path = tmp_path / "reference.txt"
+    path.write_text(
+        "#Insight Transform File V1.0\n#Transform 0\n"
+        "Transform: MatrixOffsetTransformBase_double_3_3\n"
+        "Parameters: 1 0.01 0 -0.01 1 0 0 0 1.02 0.5 -0.25 3\n"
+        "FixedParameters: -1 11 -5\n"
+    )
+    points = np.random.default_rng(0).normal(size=(4, 3)) * 50
+    theirs = points_of(sitk.ReadTransform(str(path)), points)
+    np.testing.assert_allclose(read_transform(path).apply(points), theirs, atol=1e-10)
+
+
 def test_intent_1006_holds_ras_components(tmp_path):
     vectors = np.broadcast_to(np.float32([1, 2, 3]), (4, 4, 4, 1, 3))
     image = nib.Nifti1Image(vectors, np.diag([-1.0, -1, 1, 1]))
