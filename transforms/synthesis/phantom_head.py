@@ -127,10 +127,10 @@ def _paint_soft_tissue(canvas: Canvas, shape: HeadShape, hulls: Hulls) -> None:
     _, y, z = canvas.points
     low = ((-z - 20) / 50).clamp(0, 1)
     back = ((-y - 30) / 40).clamp(0, 1)
-    lean = ((86 - y) / 10).clamp(0.1, 1)  # nose, lips and chin hold little fat
+    lean = ((86 - y) / 10).clamp(0, 1)  # nose, lips and chin hold little fat
     fat_mm = (2.2 + 2.4 * low + 4 * low * back) * shape.fat * lean
     canvas.paint(Code.SKIN, hulls.skin)
-    canvas.paint(Code.FAT, hulls.skin + 2.0)
+    canvas.paint(Code.FAT, torch.maximum(hulls.skin + 2.0, 8 * (0.8 - fat_mm)))
     inside = hulls.skin + 2.0 + fat_mm
     canvas.paint(Code.MUSCLE, inside)
     window = canvas.window(((-90, 90), (-110, 110), (-140, -25)), 5)

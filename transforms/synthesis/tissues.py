@@ -102,7 +102,7 @@ class Structure:
 
 _AIR = Tissue(Relaxation(1.0, 1.0, 0.0), -1000, 0, 0)
 _SKIN = Tissue(Relaxation(900, 32, 0.72), 50, 0.05, 6)  # set
-_FAT = Tissue(Relaxation(382, 115, 0.80), -95, 0.05, 8)  # T2 set: echo trains keep fat bright
+_FAT = Tissue(Relaxation(382, 95, 0.80), -95, 0.05, 8)  # T2 set: echo trains keep fat bright
 _MUSCLE = Tissue(Relaxation(1412, 50, 0.80), 50, 0.06, 6)
 _MUCOSA = Tissue(Relaxation(1500, 85, 0.82), 35, 0.06, 8)  # set
 _BONE = Tissue(Relaxation(400, 0.6, 0.20), 1150, 0.1, 120)  # T2 set: below any echo time here
