@@ -14,9 +14,9 @@ from radloom.pipelines.worker import running_stage
 __all__ = ["as_table", "status_table"]
 
 
-def as_table(records: Iterable[StudyRecord], *, width: int) -> Table:
+def as_table(records: Iterable[StudyRecord]) -> Table:
     """A row a series, for people, with the detail of each refusal and the rule behind each role."""
-    table = Table(box=None, width=width, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("study", "series", "mod.", "status", "role", "shape", "spacing / mm"):
         table.add_column(column, overflow="fold")
     table.add_column("why", overflow="fold", ratio=1)
@@ -48,7 +48,8 @@ def _cells(series: SeriesRecord) -> tuple[str, ...]:
 def status_table(out: Path) -> tuple[Table, bool]:
     """What became of every study of a run, and whether all are done."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("study", "status", "stage", "flags", "seconds", "reason"):
+    table.add_column("study", no_wrap=True)
+    for column in ("status", "stage", "flags", "seconds", "reason"):
         table.add_column(column, overflow="fold")
     studies = summarise(out)
     all_done = bool(studies)
@@ -57,7 +58,8 @@ def status_table(out: Path) -> tuple[Table, bool]:
         status = "at work" if stage else study.status
         all_done = all_done and status == "done"
         row = (study.study, status, stage or study.stage, ", ".join(study.flags))
-        table.add_row(*map(_literal, (*row, f"{study.seconds:.0f}", study.reason)))
+        reason = "" if study.status == "done" else study.reason
+        table.add_row(*map(_literal, (*row, f"{study.seconds:.0f}", reason)))
     return table, all_done
 
 

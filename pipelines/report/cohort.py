@@ -260,10 +260,16 @@ def _series_tables(receipt: Receipt) -> Iterable[OutputRecord]:
 
 def _row(values: Mapping[str, Any]) -> SeriesRow:
     texts = {name: str(values.get(name) or "") for name in _COLUMNS[:7]}
-    shape, spacing = values.get("shape") or (), values.get("spacing") or ()
+    shape, spacing = _numbers(values.get("shape")), _numbers(values.get("spacing"))
     return SeriesRow(
         **texts,
         shape=tuple(int(n) for n in shape) if any(shape) else (),
-        spacing=tuple(float(s) for s in spacing) if any(spacing) else (),
+        spacing=spacing if any(spacing) else (),
         n_files=int(values.get("n_files") or 0),
     )
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    """``256x256x180`` as the table of series has it, or numbers as a record does."""
+    parts = value.split("x") if isinstance(value, str) else value or ()
+    return tuple(float(part) for part in parts if part != "")

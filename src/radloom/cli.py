@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -115,6 +116,8 @@ def _guarded(command: Command) -> Command:
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+        except typer.Exit:
+            raise
         except RadloomError as error:
             _complain(str(error))
             raise typer.Exit(_status_of(error)) from None
@@ -136,6 +139,12 @@ def _status_of(error: RadloomError) -> int:
 
 def _complain(message: str) -> None:
     Console(stderr=True).print(f"radloom: {message}", style="red", markup=False, soft_wrap=True)
+
+
+def _wide_console() -> Console:
+    """For tables: as wide as the terminal, or wide enough where nothing folds lines."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
 
 
 def _say(message: str) -> None:
@@ -190,6 +199,7 @@ def demo(
     if not studies.is_dir():
         _say(f"making a phantom study in {studies}")
         unfinished = out / "studies.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
         write_demo_study(unfinished / "phantom")
         unfinished.rename(studies)
     summary = _run(studies, out / "results", load_workflow("head"))
@@ -214,8 +224,7 @@ def inspect(
     if as_json:
         sys.stdout.write(json.dumps(inspect_rows(records), indent=2, ensure_ascii=False) + "\n")
     else:
-        console = Console()
-        console.print(as_table(records, width=console.width if console.is_terminal else 160))
+        _wide_console().print(as_table(records))
 
 
 @app.command()
@@ -395,7 +404,7 @@ def status(out: Results) -> None:
     from radloom.pipelines.listing import status_table
 
     table, all_done = status_table(out)
-    Console().print(table)
+    _wide_console().print(table)
     raise typer.Exit(_ALL_DONE if all_done else _SOME_FAILED)
 
 
