@@ -142,7 +142,9 @@ class NnunetFolder:
         """Bytes at the peak for a volume (I, J, K) with `spacing` in mm, checkpoints included.
 
         The peak lies where the logits of all classes go from the model's spacing to the volume's:
-        float64 on the one grid, float16 on both, and one class in float64 in between.
+        float64 on the one grid, float16 on both, and for one class at a time three copies in
+        float64, or nine where one axis is so coarse that nnU-Net resamples it apart. Measured for
+        192 x 224 x 192 voxels, three classes, 4 mm slices: 839 MB, estimated 806.
         """
         configuration = self._configuration()
         own = math.prod(shape)
@@ -150,7 +152,8 @@ class NnunetFolder:
         scale = math.prod(spacing) / math.prod(target) if len(target) == 3 else 1.0
         model = max(own * scale, math.prod(configuration["patch_size"]))
         classes, channels = len(self.dataset["labels"]), len(self.channel_names)
-        logits = classes * (10 * model + 2 * own) + 24 * own
+        apart = any(max(mm) / min(mm) > 3 for mm in (list(spacing), target) if len(mm) == 3)
+        logits = classes * (10 * model + 2 * own) + (72 if apart else 24) * max(own, model)
         images = channels * 12 * (model + own)
         weights = sum(path.stat().st_size for path in self.checkpoints())
         window = 4 * 32 * 8 * math.prod(configuration["patch_size"])
