@@ -101,7 +101,7 @@ def register(
         )
         return _transform(stages, Transform.identity(), straight)
     maps = [_our_parameters(name, seed) for name in CHAINS[transform]]
-    start = find_start(fixed, moving, seed=seed)
+    start = find_start(fixed, moving, fixed_mask=fixed_mask, seed=seed)
     stages = _refine(straight, moving, start, maps, (fixed_mask, moving_mask), fast=fast)
     judge = Similarity.of(
         fixed, moving, spacing_mm=2.5, n_points=20_000, fixed_mask=fixed_mask, seed=seed + 1

@@ -237,8 +237,11 @@ def _itk_class(name: str, module: str) -> Any:
 
 
 def _last_words(folder: Path) -> str:
-    """The last telling line of elastix's log."""
+    """What elastix's log says went wrong, without addresses in memory."""
     log = folder / "elastix.log"
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    telling = [line.strip() for line in lines if "error" in line.lower() or "itk::" in line]
-    return (telling or ["its log says nothing"])[-1].replace(str(folder), "")[:300]
+    reasons = [line for line in lines if line.startswith("Description:")]
+    reasons = reasons or [line for line in lines if line.lower().startswith("error")]
+    words = reasons[-1] if reasons else "its log says nothing"
+    words = re.sub(r"(Description: |ITK ERROR: |\w+\(0x[0-9a-f]+\): )", "", words)
+    return words.replace(str(folder), "")[:300]

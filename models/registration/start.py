@@ -11,7 +11,7 @@ from radloom.geometry import Affine
 from radloom.models.registration.coarse import at_spacing
 from radloom.models.registration.foreground import head_mask
 from radloom.models.registration.similarity import Similarity
-from radloom.shapes import Volume, affine_of
+from radloom.shapes import LabelVolume, Volume, affine_of
 from radloom.transforms.spatial import Transform, grid_points
 
 __all__ = ["find_start"]
@@ -28,14 +28,18 @@ RADIUS_MM = 80.0
 """A rotation of 1 rad counts as this many mm: the radius of a head."""
 
 
-def find_start(fixed: Volume, moving: Volume, *, seed: int = 0) -> Transform:
+def find_start(
+    fixed: Volume, moving: Volume, *, fixed_mask: LabelVolume | None = None, seed: int = 0
+) -> Transform:
     """The rigid map (moving_from_fixed) with the highest coarse similarity over all starts.
 
     Starts are the scanner's own coordinates, the centres of the fields of view, the centres of the
     heads, and the centres of the upper parts of the heads, each with 27 rotations about the centre
     of the fixed head. The best are refined by Powell's method.
     """
-    similarity = Similarity.of(fixed, moving, spacing_mm=SPACING_MM, n_points=4000, seed=seed)
+    similarity = Similarity.of(
+        fixed, moving, spacing_mm=SPACING_MM, n_points=4000, fixed_mask=fixed_mask, seed=seed
+    )
     fixed_centres, moving_centres = _centres(fixed), _centres(moving)
     pivot = fixed_centres[1]
     shifts = [np.zeros(3), *(b - a for a, b in zip(fixed_centres, moving_centres, strict=True))]
