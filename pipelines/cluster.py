@@ -133,7 +133,7 @@ def _local_cluster(n_workers: int) -> LocalCluster:
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         memory_limit=MEMORY_LIMIT,
         silence_logs=logging.CRITICAL,
     )
