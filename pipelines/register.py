@@ -28,7 +28,7 @@ _REVISION = 1
 FIXED_PREFERENCE = ("t1", "t1ce", "flair", "t2", "pd", "ct", "pet")
 """Which role the others are brought to, where the one asked for is absent."""
 
-_BYTES_PER_VOXEL = {"rigid": 16, "affine": 16, "deformable": 96}
+_BYTES_PER_VOXEL = {"rigid": 24, "affine": 24, "deformable": 200}
 """Of fixed and moving together, at the peak: copies, pyramids, for a field its float64 forms."""
 
 

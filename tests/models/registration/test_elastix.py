@@ -48,6 +48,7 @@ def test_volumes_far_apart_in_the_scanners_worlds_come_home(scene, fixed):
     assert scene.error_mm(register(fixed, moving, fast=True), truth) < 0.8
 
 
+@pytest.mark.slow
 def test_an_oblique_and_a_sheared_grid_make_no_difference(scene, fixed):
     truth = scene.move((5, -4, 4.8), (6, -6, 5))
     turn = scene.move((20, 10, -15), (0, 0, 0)).matrix[:3, :3]
@@ -59,6 +60,7 @@ def test_an_oblique_and_a_sheared_grid_make_no_difference(scene, fixed):
     assert scene.error_mm(register(fixed, sheared, fast=True), truth) < 0.6
 
 
+@pytest.mark.slow
 def test_an_affine_map_is_never_less_alike_than_the_rigid_one(scene, fixed):
     matrix = scene.move((5, -4, 4.8), (6, -6, 5)).matrix @ np.diag([1.05, 0.96, 1.03, 1])
     moving = scene.picture("t2", moved=Transform(matrix), seed=4)
@@ -84,6 +86,7 @@ def test_a_deformable_map_finds_a_bulge_without_folds(scene, fixed):
     assert judge.measure(found)[0] > judge.measure(Transform.identity())[0] + 0.01
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_threads_or_processes(scene, fixed, tmp_path):
     """Bit by bit: again in this process, and in another that has one core and one thread."""
     moving = scene.picture("t2", moved=scene.move(*HARD), seed=2)
