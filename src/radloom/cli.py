@@ -97,16 +97,7 @@ class TransformKind(str, Enum):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The ``radloom`` command; ends the process with its exit status."""
-    try:
-        app(list(arguments) if arguments is not None else None)
-    except SystemExit as end:
-        if end.code == _STOPPED:
-            # What Dask does at exit waits for processes that an interrupt has left half started.
-            # They end with this one, and everything that counts is on the disk.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(_STOPPED)
-        raise
+    app(list(arguments) if arguments is not None else None)
 
 
 def _guarded(command: Command) -> Command:

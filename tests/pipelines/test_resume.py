@@ -19,6 +19,19 @@ from radloom.pipelines.demo import write_demo_study
 N_STUDIES = 6
 KILLS = 3
 SEED = 20
+WORKFLOW = """
+name: short
+stages:
+  - stage: ingest
+  - stage: denoise
+    parameters: {method_mr: tv, method_other: tv}
+  - stage: register
+    parameters: {moving: [flair], fast: true}
+  - stage: translate
+  - stage: segment
+  - stage: report
+"""
+
 LIMIT_S = 1800
 """Far above what a run takes on a busy machine: only a hang is longer."""
 
@@ -28,12 +41,17 @@ def studies(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("studies")
     for seed in range(N_STUDIES):
         write_demo_study(folder / f"patient {seed}", seed=seed, spacing_mm=4.0)
+    (folder.parent / "short.yaml").write_text(WORKFLOW)
     return folder
 
 
 def start(studies: Path, out: Path, *more: object) -> subprocess.Popen[str]:
+    workflow = studies.parent / "short.yaml"
     return subprocess.Popen(
-        [sys.executable, "-m", "radloom", "run", studies, out, "--fast", *map(str, more)],
+        [
+            *(sys.executable, "-m", "radloom", "run", studies, out, "--workflow", workflow),
+            *map(str, more),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -122,6 +122,7 @@ def run_count(diary: Path) -> dict[str, int]:
     return {line: lines.count(line) for line in lines}
 
 
+@pytest.mark.slow
 def test_only_the_study_that_fails_or_crashes_fails(tmp_path, capfd):
     diary, out = tmp_path / "diary", tmp_path / "out"
     workflow = Workflow("fake", (Make(diary), Crash(diary), Raise(diary)))
@@ -159,6 +160,7 @@ def test_only_the_study_that_fails_or_crashes_fails(tmp_path, capfd):
     assert "distributed" not in printed
 
 
+@pytest.mark.slow
 def test_a_crash_that_does_not_come_back_costs_nothing(tmp_path):
     diary = tmp_path / "diary"
     workflow = Workflow("fake", (Make(diary), CrashOnce(diary)))
@@ -187,6 +189,7 @@ def test_the_same_command_again_runs_no_stage_and_starts_no_process(tmp_path, mo
     assert (out / "manifest.json").read_bytes() == manifest
 
 
+@pytest.mark.slow
 def test_a_stage_left_out_of_the_workflow_leaves_no_files(tmp_path):
     diary, out = tmp_path / "diary", tmp_path / "out"
     both = Workflow("both", (Make(diary), Make(diary, name="denoise")))
@@ -268,6 +271,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_a_driver_that_is_killed(tmp_path, how):
     script, diary, out = tmp_path / "driver.py", tmp_path / "diary", tmp_path / "out"
