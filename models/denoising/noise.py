@@ -34,10 +34,13 @@ AGREE = 1.25
 CORRELATED = 1.5
 """Noise two voxels apart over noise between neighbours, above which it counts as interpolated.
 
-White noise of 1 to 15% on a rendered head gave 1.0 to 1.25 (its structure adds a little), raw
-clinical scans of 0.5 to 0.9 mm pixels 1.9 to 3.3. Twice the noise of neighbours is as far as the
-estimate goes: a T1 taken at its full 1.9 lost faint cortex to the residual.
+Set by looking at a few clinical scans, as was `MAX_RAISE`; neither was tuned on heads of known
+truth or tested on scans of known noise. White noise of 3 to 15% on three rendered training heads
+has ratios of 0.99 to 1.05, and up to 1.41 (at 3%) where slices are 4 mm: structure adds to it.
 """
+
+MAX_RAISE = 2.0
+"""Interpolated noise counts for at most this times the noise between neighbours (see above)."""
 
 SOFT_TISSUE_HU = (-20.0, 120.0)
 """Brain, muscle and blood; fat and bone are outside."""
@@ -55,6 +58,8 @@ class NoiseEstimate:
     """The Rayleigh estimate from air; NaN where the scanner left no noise there."""
     head: float = float("nan")
     """The estimate from the flat parts of the tissue."""
+    correlation: float = float("nan")
+    """For MR, noise two voxels apart over noise between neighbours, in tissue; see `CORRELATED`."""
 
 
 def estimate_noise(image: npt.ArrayLike, modality: str) -> NoiseEstimate:
@@ -82,7 +87,7 @@ def estimate_mr_noise(image: Floats) -> NoiseEstimate:
     Coupe et al. 2010, doi:10.1016/j.media.2010.03.001, with second differences in place of
     wavelets), made Rician by `rician_correction`. Noise that the scanner interpolated is weak
     between neighbours: where differences two voxels apart are more than `CORRELATED` times as
-    large, they count instead, divided by that, up to twice the others.
+    large, they count instead, divided by that, up to `MAX_RAISE` times the others.
 
     Air: the median of a Rayleigh distribution, used only where the quartiles are Rayleigh's too:
     scanners that set air to zero, filter or leave ghosts fail that. Where both are there and
@@ -90,12 +95,12 @@ def estimate_mr_noise(image: Floats) -> NoiseEstimate:
     """
     smooth = _box(image)
     mask = head_mask(smooth)
-    head = _tissue_sigma(image, smooth, mask)
+    head, correlation = _tissue_sigma(image, smooth, mask)
     air = _air_sigma(image, mask)
     if np.isfinite(air) and np.isfinite(head) and max(air, head) < AGREE * min(air, head):
-        return NoiseEstimate(float(np.sqrt(air * head)), "background+head", air, head)
+        return NoiseEstimate(float(np.sqrt(air * head)), "background+head", air, head, correlation)
     if np.isfinite(head):
-        return NoiseEstimate(head, "head", air, head)
+        return NoiseEstimate(head, "head", air, head, correlation)
     if np.isfinite(air):
         return NoiseEstimate(air, "background", air, head)
     return _everywhere(image)
@@ -183,12 +188,13 @@ def _box(image: Floats) -> Floats:
     return np.asarray(ndimage.uniform_filter(image, 3, mode="reflect"))
 
 
-def _tissue_sigma(image: Floats, smooth: Floats, mask: Mask) -> float:
+def _tissue_sigma(image: Floats, smooth: Floats, mask: Mask) -> tuple[float, float]:
+    """The level in the flattest fifth of the head and its `NoiseEstimate.correlation`."""
     from scipy import ndimage
 
     inside = ndimage.binary_erosion(mask, iterations=1)
     if inside.sum() < MIN_VOXELS:
-        return float("nan")
+        return float("nan"), float("nan")
     slope = np.zeros_like(smooth)
     for axis, size in enumerate(image.shape):
         if size >= 3:
@@ -197,8 +203,9 @@ def _tissue_sigma(image: Floats, smooth: Floats, mask: Mask) -> float:
     fine, coarse = (
         MAD_TO_SIGMA * float(np.median(np.abs(high_pass(image, stride)[flat]))) for stride in (1, 2)
     )
-    sd = float(np.clip(coarse / CORRELATED, fine, 2 * fine))
-    return rician_correction(sd, float(np.median(smooth[flat])))
+    sd = float(np.clip(coarse / CORRELATED, fine, MAX_RAISE * fine))
+    correlation = coarse / fine if fine > 0 else float("nan")
+    return rician_correction(sd, float(np.median(smooth[flat]))), correlation
 
 
 def _air_sigma(image: Floats, mask: Mask) -> float:

@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 
 from radloom.errors import InputError
-from radloom.models.denoising.noise import estimate_noise, high_pass, rician_correction
+from radloom.models.denoising.noise import CORRELATED, estimate_noise, high_pass, rician_correction
 
 SHAPE = (96, 80, 64)
 
@@ -54,7 +54,13 @@ def test_mr_level_of_interpolated_noise(truth):
     image = np.where(truth > 200, truth + 30 * noise / noise.std(), 0).astype(np.float32)
     neighbours_alone = 1.4826 * np.median(np.abs(high_pass(image)[truth > 800]))
     assert neighbours_alone < 9
-    assert 14 < estimate_noise(image, "MR").sigma < 33
+    estimate = estimate_noise(image, "MR")
+    assert 14 < estimate.sigma < 33
+    assert estimate.correlation > CORRELATED
+
+
+def test_white_noise_is_not_correlated(truth):
+    assert estimate_noise(rician(truth, 30), "MR").correlation == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("sigma", [4, 12, 30])
