@@ -156,7 +156,9 @@ def displacement_transform(
     method.ComputeDeformationFieldOn()
     method.LogToConsoleOff()
     method.LogToFileOff()
-    method.UpdateLargestPossibleRegion()
+    with tempfile.TemporaryDirectory(prefix="radloom-") as folder:
+        method.SetOutputDirectory(folder)  # it writes the field there too, whatever it is told
+        method.UpdateLargestPossibleRegion()
     buffer = _itk_class("itkPyBufferIVF33", "itkPyBuffer")
     field_lps = buffer.GetArrayFromImage(method.GetOutputDeformationField())
     field = np.moveaxis(field_lps, -1, 0).transpose(0, 3, 2, 1)
