@@ -74,18 +74,20 @@ class RunSummary:
 
     @property
     def all_done(self) -> bool:
-        """Whether nothing failed and nothing was refused."""
-        return all(outcome.status == "done" for outcome in self.outcomes)
+        """Whether no study failed or was refused, and no series was refused for a fault."""
+        return all(o.status == "done" and not o.n_faulty for o in self.outcomes)
 
     def sentence(self) -> str:
-        """``5 of 6 studies done, 1 failed``."""
+        """``5 of 6 studies done, 1 failed; 2 series refused for a fault``."""
         counts = {
             status: sum(outcome.status == status for outcome in self.outcomes)
             for status in ("failed", "skipped")
         }
         done = sum(outcome.status == "done" for outcome in self.outcomes)
         rest = "".join(f", {n} {status}" for status, n in counts.items() if n)
-        return f"{done} of {len(self.outcomes)} studies done{rest}"
+        n_faulty = sum(outcome.n_faulty for outcome in self.outcomes)
+        faults = f"; {n_faulty} series refused for a fault" if n_faulty else ""
+        return f"{done} of {len(self.outcomes)} studies done{rest}{faults}"
 
 
 def run(

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from dask.system import CPU_COUNT
 from distributed import Worker, WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 
-from radloom.errors import StageFailed
+from radloom.errors import ReasonCode, StageFailed
 from radloom.pipelines.receipt import STAGES_FOLDER, Receipt
 from radloom.pipelines.stage import Context, Stage, keep_stages, resume_stage, run_stage
 from radloom.pipelines.stage_folder import stage_folders
@@ -69,6 +69,8 @@ class Outcome:
     flags: int = 0
     """How many checks ask a person to look."""
     seconds: float = 0.0
+    n_faulty: int = 0
+    """How many series were refused for a fault of theirs; a localizer has none."""
 
 
 def run_study(job: Job) -> Outcome:
@@ -92,7 +94,7 @@ def run_study(job: Job) -> Outcome:
             if not study.find(kind="volume"):
                 break  # ingestion refused everything: nothing for any other stage to do
         keep_stages(job.out, key, {receipt.stage for receipt in receipts})
-    return outcome_of(key, receipts, time.monotonic() - started)
+    return outcome_of(study, receipts, time.monotonic() - started)
 
 
 def resume_study(record: StudyRecord, stages: Sequence[Stage], out: Path) -> Outcome | None:
@@ -110,16 +112,25 @@ def resume_study(record: StudyRecord, stages: Sequence[Stage], out: Path) -> Out
         receipts.append(receipt)
         if not study.find(kind="volume"):
             break
-    return outcome_of(record.key, receipts, time.monotonic() - started)
+    return outcome_of(study, receipts, time.monotonic() - started)
 
 
-def outcome_of(key: str, receipts: Sequence[Receipt], seconds: float) -> Outcome:
+def outcome_of(study: Study, receipts: Sequence[Receipt], seconds: float) -> Outcome:
     """What the receipts of a study, none of which failed, say together."""
+    key, n_faulty = study.record.key, _n_faulty(study)
     flags = len({flag for receipt in receipts for flag in receipt.flags})
     if receipts and not any(output.kind == "volume" for output in receipts[0].outputs):
         reason = receipts[0].reason or "no series could be accepted"
-        return Outcome(key, "skipped", receipts[0].stage, reason, flags, seconds)
-    return Outcome(key, "done", flags=flags, seconds=seconds)
+        return Outcome(key, "skipped", receipts[0].stage, reason, flags, seconds, n_faulty)
+    return Outcome(key, "done", flags=flags, seconds=seconds, n_faulty=n_faulty)
+
+
+def _n_faulty(study: Study) -> int:
+    """Series refused for a fault: by ingestion's own table, else by what discovery found."""
+    tables = study.find(kind="table", name="series")
+    rows = tables[0].table if tables else tuple(asdict(s) for s in study.record.series)
+    refused = [str(row["reason"]) for row in rows if row["status"] == "rejected"]
+    return sum(ReasonCode(reason).is_fault for reason in refused if reason)
 
 
 def running_stage(out: Path, key: str) -> str:

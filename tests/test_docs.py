@@ -39,3 +39,11 @@ def test_python_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for snippet in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
         exec(compile(snippet, str(page), "exec"), {})
+
+
+def test_the_reference_names_every_reason_code_and_whether_it_is_a_fault():
+    from radloom.errors import ReasonCode
+
+    page = (REPOSITORY / "docs" / "reference" / "reason-codes.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (yes)? ?\|", page, re.MULTILINE))
+    assert rows == {code.value: "yes" if code.is_fault else "" for code in ReasonCode}

@@ -84,6 +84,36 @@ class ReasonCode(str, Enum):
     NOT_A_HEAD_VOLUME = "not_a_head_volume"
     """Converted, but no stage of the workflow takes it (no role)."""
 
+    @property
+    def is_fault(self) -> bool:
+        """Whether a series refused for it is a scan with a fault, which a person should look at.
+
+        The others are what a scanner makes besides volumes, or volumes that no stage takes.
+
+        >>> ReasonCode.MISSING_SLICE.is_fault, ReasonCode.LOCALIZER.is_fault
+        (True, False)
+        """
+        return self in _FAULTS
+
+
+_FAULTS = frozenset(
+    {
+        ReasonCode.MISSING_GEOMETRY,
+        ReasonCode.MIXED_ORIENTATION,
+        ReasonCode.MIXED_SIZE,
+        ReasonCode.MISSING_SLICE,
+        ReasonCode.DUPLICATE_SLICE,
+        ReasonCode.UNEVEN_SPACING,
+        ReasonCode.GANTRY_TILT,
+        ReasonCode.TRUNCATED,
+        ReasonCode.UNREADABLE,
+        ReasonCode.CODEC_MISSING,
+        ReasonCode.AMBIGUOUS_UNITS,
+        ReasonCode.INVALID_AFFINE,
+        ReasonCode.NOT_FINITE,
+    }
+)
+
 
 class RadloomError(Exception):
     """The root of every error raised on purpose."""

@@ -38,10 +38,12 @@ def listener(console: Console) -> Iterator[Callable[[Progress], None]]:
 def line(outcome: Outcome, n_done: int, n_studies: int) -> str:
     """``[2/6] sub-A_ses-1 failed at register in 12 s: reason``."""
     where = f" at {outcome.stage}" if outcome.stage else ""
-    flags = f", {outcome.flags} checks to look at" if outcome.flags else ""
+    flags = f", checks to look at: {outcome.flags}" if outcome.flags else ""
+    faulty = f", series refused: {outcome.n_faulty}" if outcome.n_faulty else ""
     reason = f": {outcome.reason}" if outcome.reason else ""
     took = f"in {outcome.seconds:.0f} s"
-    return f"[{n_done}/{n_studies}] {outcome.study} {outcome.status}{where} {took}{flags}{reason}"
+    about = f"{outcome.study} {outcome.status}{where} {took}{faulty}{flags}{reason}"
+    return f"[{n_done}/{n_studies}] {about}"
 
 
 def _print(console: Console, news: Progress) -> None:
