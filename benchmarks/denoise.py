@@ -8,8 +8,8 @@ the 99th percentile of the head. Slices are 1 mm, and 4 mm (the mean of four) fo
 Reported: PSNR inside the head (labels other than 0; peak: that 99th percentile) as the mean over
 maps and contrasts, and processor seconds for a million voxels in one thread.
 
-`--select` tries the grids of parameters instead, on anatomy/train only; the values in the code were
-chosen so. The table of docs/benchmarks.md comes from anatomy/validation with nothing chosen there.
+`--select` tries the grids of parameters instead, on anatomy/train only; docs/benchmarks.md says what
+was chosen from them, and holds the table of anatomy/validation.
 
 Run from the repository root, with the data beside the checkout or their folder named::
 
@@ -216,7 +216,7 @@ def trials(sample: Sample) -> Iterator[tuple[str, Floats]]:
                 yield name, ours_nlm(sample, sample.sigma, **settings)
     for radii in ((2, 2, 0), (3, 3, 0), (2, 2, 1), (2, 2, 2), (3, 3, 2)) if thick else ():
         with mock.patch.object(nlm, "search_radii", return_value=radii):
-            yield f"nlm search {radii}", ours_nlm(sample, sample.sigma)
+            yield f"nlm strength 0.8 search {radii}", ours_nlm(sample, sample.sigma, strength=0.8)
     for strength in (0.4, 0.5, 0.6, 0.7):
         for spacing in {sample.spacing: "", (1.0, 1.0, 1.0): " across slices"}.items():
             smooth = total_variation(
