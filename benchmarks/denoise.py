@@ -8,8 +8,8 @@ the 99th percentile of the head. Slices are 1 mm, and 4 mm (the mean of four) fo
 Reported: PSNR inside the head (labels other than 0; peak: that 99th percentile) as the mean over
 maps and contrasts, and processor seconds for a million voxels in one thread.
 
-`--select` tries the grids of parameters instead, on anatomy/train only; docs/benchmarks.md says what
-was chosen from them, and holds the table of anatomy/validation.
+`--select` tries the grids of parameters instead, on anatomy/train only; docs/benchmarks.md says
+what was chosen from them, and holds the table of anatomy/validation.
 
 Run from the repository root, with the data beside the checkout or their folder named::
 
