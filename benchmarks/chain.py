@@ -44,13 +44,13 @@ DENOISE = """\
 import sys
 import nibabel as nib
 import numpy as np
-from skimage.restoration import denoise_nl_means, estimate_sigma
+from skimage.restoration import denoise_nl_means
 
 image = nib.load(sys.argv[1])
 data = np.asarray(image.dataobj, dtype=np.float32)
-sigma = float(estimate_sigma(data))
+sigma = 1.4826 * float(np.median(np.abs(np.diff(data, axis=0)))) / 2**0.5
 clean = denoise_nl_means(
-    data, patch_size=3, patch_distance=2, h=0.8 * sigma, sigma=sigma, fast_mode=True
+    data, patch_size=3, patch_distance=2, h=0.9 * sigma, sigma=sigma, fast_mode=True
 )
 nib.save(nib.Nifti1Image(clean.astype(np.float32), image.affine), sys.argv[2])
 """

@@ -24,18 +24,19 @@ __all__ = ["DenoiseStage", "denoise"]
 MAX_AUTOCORRELATION = 0.06
 """Upper end of what good denoising leaves in the residual.
 
-Measured: heads rendered in T1 and CT with 3 to 15% noise -0.02 to 0.04, seven raw clinical scans
--0.13 to 0.04; Gaussian blur of the 3 to 9% renders 0.07 to 0.22.
+Set from renders and a few clinical scans, at non-local means' strength 0.8: -0.13 to 0.04 where
+nothing but noise was taken, 0.07 to 0.22 for a Gaussian blur of renders with 3 to 9% noise. At the
+strength of today three scans of one patient give -0.12 to -0.10.
 """
 
 MAX_EDGE_CORRELATION = 0.08
-"""As `MAX_AUTOCORRELATION`: renders -0.38 to 0.03, clinical scans -0.36 to 0.03, blur 0.18 to 0.46.
+"""Set as `MAX_AUTOCORRELATION`: -0.38 to 0.03 where nothing but noise was taken, blur 0.18 to 0.46.
 
 Non-local means at four times its strength gives 0.09 to 0.13 on renders of 3 to 9% noise.
 """
 
 MAX_NOISE_LEFT = 0.75
-"""Renders 0.05 to 0.35, clinical scans 0.07 to 0.62 of the noise before; nothing removed: 1."""
+"""Set as `MAX_AUTOCORRELATION`: up to 0.62 was seen on a clinical scan; nothing removed gives 1."""
 
 _REVISION = 1
 """Raised when the same parameters give other voxels."""
