@@ -128,7 +128,7 @@ def todays_script(study: Path, work: Path) -> Cost:
     cost = measured([convert], log)
     names = {
         role: next(path for path in sorted(nifti.glob("*.nii.gz")) if token in path.name.lower())
-        for role, token in {"t1": "t1", "t2": "t2", "flair": "flair", "ct": "ct"}.items()
+        for role, token in {"t1": "t1_", "t2": "t2_tse", "flair": "flair", "ct": "head_"}.items()
     }
     python = sys.executable
     clean = {role: work / f"{role}_denoised.nii.gz" for role in names}

@@ -13,10 +13,11 @@
 What carries them:
 
 - :mod:`radloom.pipelines.study`: what travels between stages.
-- :mod:`radloom.pipelines.stage`: how one stage runs on one study, and its receipt.
+- :mod:`radloom.pipelines.stage`: how one stage runs on one study; its receipt and all that keeps a
+  kill from costing anything is in :mod:`radloom.pipelines.receipts`.
 - :mod:`radloom.pipelines.workflow`: which stages, in which order, with which parameters.
 - :mod:`radloom.pipelines.runner`: every study of a folder through a workflow; the processes that
-  it uses are in :mod:`radloom.pipelines.cluster`, what they do in :mod:`radloom.pipelines.worker`.
+  it uses, and what they do, are in :mod:`radloom.pipelines.engine`.
 - :mod:`radloom.pipelines.single`: one image through one method, from file to file.
 - :mod:`radloom.pipelines.export`: files, tables and the manifest.
 - :mod:`radloom.pipelines.demo`: a phantom study to try it on.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.table import Table
 
+from radloom.pipelines.engine.worker import running_stage
 from radloom.pipelines.export import summarise
 from radloom.pipelines.study import SeriesRecord, StudyRecord
-from radloom.pipelines.worker import running_stage
 
 __all__ = ["as_table", "status_table"]
 

@@ -19,13 +19,8 @@ from distributed import CancelledError, Future, KilledWorker, as_completed
 from filelock import FileLock, Timeout
 
 from radloom.errors import ConfigError, InputError, StageFailed
-from radloom.pipelines.cluster import Cluster, choose_device, connect, plan
-from radloom.pipelines.export import write_tables
-from radloom.pipelines.failure import reason_of
-from radloom.pipelines.files import write_file
-from radloom.pipelines.stage import keep_stages, record_failure, write_record
-from radloom.pipelines.study import StudyRecord
-from radloom.pipelines.worker import (
+from radloom.pipelines.engine.cluster import Cluster, choose_device, connect, plan
+from radloom.pipelines.engine.worker import (
     Job,
     Outcome,
     forget_running,
@@ -33,6 +28,11 @@ from radloom.pipelines.worker import (
     run_study,
     running_stage,
 )
+from radloom.pipelines.export import write_tables
+from radloom.pipelines.receipts.failure import reason_of
+from radloom.pipelines.receipts.files import write_file
+from radloom.pipelines.stage import keep_stages, record_failure, write_record
+from radloom.pipelines.study import StudyRecord
 from radloom.pipelines.workflow import Workflow
 
 __all__ = ["Progress", "RunSummary", "run", "run_records"]

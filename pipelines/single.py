@@ -10,8 +10,8 @@ import torch
 
 from radloom.errors import ConfigError
 from radloom.geometry import flip_lps_ras, parts_from_affine
-from radloom.pipelines.cluster import choose_device
-from radloom.pipelines.files import write_file
+from radloom.pipelines.engine.cluster import choose_device
+from radloom.pipelines.receipts.files import write_file
 from radloom.shapes import Volume, affine_of, array_of, make_label, spatial_shape
 
 __all__ = [

@@ -16,13 +16,19 @@ import torch
 
 from radloom.errors import InputError, MissingWeights, OutOfMemory, StageFailed
 from radloom.pipelines.export import READERS, Beside, Grid, write_output
-from radloom.pipelines.failure import is_out_of_memory, reason_of, trace_of
-from radloom.pipelines.files import inside
-from radloom.pipelines.measure import Cost, machine, measured, versions
-from radloom.pipelines.plain import plain
-from radloom.pipelines.receipt import Check, OutputRecord, Receipt, read_receipts, record_of
-from radloom.pipelines.records import read_records, write_record
-from radloom.pipelines.stage_folder import StageFolder, stage_folders
+from radloom.pipelines.receipts.failure import is_out_of_memory, reason_of, trace_of
+from radloom.pipelines.receipts.files import inside
+from radloom.pipelines.receipts.folder import StageFolder, stage_folders
+from radloom.pipelines.receipts.measure import Cost, machine, measured, versions
+from radloom.pipelines.receipts.plain import plain
+from radloom.pipelines.receipts.receipt import (
+    Check,
+    OutputRecord,
+    Receipt,
+    read_receipts,
+    record_of,
+)
+from radloom.pipelines.receipts.records import read_records, write_record
 from radloom.pipelines.study import Deferred, Output, Study
 from radloom.shapes import affine_of, spatial_shape
 from radloom.transforms.nifti import read_nifti_header

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from radloom import __version__
-from radloom.pipelines.files import write_file
-from radloom.pipelines.plain import to_json
+from radloom.pipelines.receipts.files import write_file
+from radloom.pipelines.receipts.plain import to_json
 
 __all__ = ["BIDS_VERSION", "write_dataset"]
 

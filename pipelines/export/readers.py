@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from radloom.pipelines.export.tsv import parse_tsv
-from radloom.pipelines.plain import from_json
+from radloom.pipelines.receipts.plain import from_json
 from radloom.pipelines.study import Data, Kind, Table
 from radloom.shapes import LabelVolume, Volume
 from radloom.transforms.itk_files import read_transform

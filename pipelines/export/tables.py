@@ -11,10 +11,10 @@ from typing import Any, Literal
 from radloom.pipelines.export.dataset import write_dataset
 from radloom.pipelines.export.readers import read_table
 from radloom.pipelines.export.tsv import join_lines
-from radloom.pipelines.files import inside, write_file
-from radloom.pipelines.plain import to_json
-from radloom.pipelines.receipt import OutputRecord, Receipt, read_receipts
-from radloom.pipelines.records import read_records
+from radloom.pipelines.receipts.files import inside, write_file
+from radloom.pipelines.receipts.plain import to_json
+from radloom.pipelines.receipts.receipt import OutputRecord, Receipt, read_receipts
+from radloom.pipelines.receipts.records import read_records
 from radloom.pipelines.study import StudyRecord
 
 __all__ = ["StudySummary", "summarise", "write_tables"]

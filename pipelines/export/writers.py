@@ -15,8 +15,8 @@ from radloom.pipelines.export.labels import lookup_tsv
 from radloom.pipelines.export.naming import file_stem
 from radloom.pipelines.export.readers import sidecar_path
 from radloom.pipelines.export.tsv import as_written, formats_of, to_tsv
-from radloom.pipelines.files import sha256_of, sync
-from radloom.pipelines.plain import from_json, to_json
+from radloom.pipelines.receipts.files import sha256_of, sync
+from radloom.pipelines.receipts.plain import from_json, to_json
 from radloom.pipelines.study import Data, Kind, Output, StudyRecord
 from radloom.shapes import (
     Volume,

@@ -16,9 +16,9 @@ from typing import Any
 
 from radloom.pipelines.export import StudySummary, summarise
 from radloom.pipelines.export.readers import read_table
-from radloom.pipelines.files import inside
-from radloom.pipelines.receipt import Check, OutputRecord, Receipt, read_receipts
-from radloom.pipelines.records import read_records
+from radloom.pipelines.receipts.files import inside
+from radloom.pipelines.receipts.receipt import Check, OutputRecord, Receipt, read_receipts
+from radloom.pipelines.receipts.records import read_records
 from radloom.pipelines.study import StudyRecord
 
 __all__ = [

@@ -18,8 +18,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from radloom import __version__
-from radloom.pipelines.files import write_file
-from radloom.pipelines.receipt import Check
+from radloom.pipelines.receipts.files import write_file
+from radloom.pipelines.receipts.receipt import Check
 from radloom.pipelines.report.cohort import Cohort, Picture, read_cohort, scale_of
 from radloom.pipelines.report.figures import GRIDS
 

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
+    from radloom.pipelines.engine.worker import Outcome
     from radloom.pipelines.runner import Progress
-    from radloom.pipelines.worker import Outcome
 
 __all__ = ["line", "listener"]
 

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from radloom.errors import ConfigError, InputError, StageFailed
 from radloom.pipelines import runner
-from radloom.pipelines.cluster import Plan, choose_device, plan
+from radloom.pipelines.engine.cluster import Plan, choose_device, plan
 from radloom.pipelines.runner import run_records
 from radloom.pipelines.stage import Context, StageResult, read_receipts
 from radloom.pipelines.study import Output, SeriesRecord, Study, StudyRecord

@@ -21,7 +21,7 @@ import torch
 
 from radloom.errors import InputError, MissingWeights, OutOfMemory, StageFailed
 from radloom.pipelines.export import write_tables
-from radloom.pipelines.receipt import read_receipt
+from radloom.pipelines.receipts.receipt import read_receipt
 from radloom.pipelines.stage import (
     Check,
     Context,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from radloom.pipelines.engine.worker import outcome_of
 from radloom.pipelines.runner import RunSummary
 from radloom.pipelines.study import Output, SeriesRecord, Study, StudyRecord
-from radloom.pipelines.worker import outcome_of
 
 
 def series(status: str, reason: str = "") -> SeriesRecord:

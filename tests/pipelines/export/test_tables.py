@@ -8,10 +8,10 @@ import pytest
 
 from radloom.pipelines.export import summarise, write_tables
 from radloom.pipelines.export.tsv import to_tsv
-from radloom.pipelines.files import write_file
-from radloom.pipelines.plain import to_json
-from radloom.pipelines.receipt import Check, OutputRecord, Receipt, write_receipt
-from radloom.pipelines.records import write_record
+from radloom.pipelines.receipts.files import write_file
+from radloom.pipelines.receipts.plain import to_json
+from radloom.pipelines.receipts.receipt import Check, OutputRecord, Receipt, write_receipt
+from radloom.pipelines.receipts.records import write_record
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 
 KEY = "sub-a_ses-1"

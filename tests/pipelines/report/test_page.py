@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radloom.pipelines.receipt import Check, OutputRecord, Receipt, write_receipt
-from radloom.pipelines.records import write_record
+from radloom.pipelines.receipts.receipt import Check, OutputRecord, Receipt, write_receipt
+from radloom.pipelines.receipts.records import write_record
 from radloom.pipelines.report.canvas import _png
 from radloom.pipelines.report.cohort import read_cohort, scale_of
 from radloom.pipelines.report.page import bar_of, render_page, write_report

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from radloom.pipelines.files import inside, write_file
-from radloom.pipelines.plain import from_json, plain, to_json
+from radloom.pipelines.receipts.files import inside, write_file
+from radloom.pipelines.receipts.plain import from_json, plain, to_json
 from radloom.pipelines.study import Kind, Output
 
 __all__ = [

@@ -18,9 +18,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from radloom.pipelines.files import inside, move, remove, remove_tree, sha256_of, sync, write_file
-from radloom.pipelines.plain import from_json, to_json
-from radloom.pipelines.receipt import STAGES_FOLDER, Receipt, read_receipt, write_receipt
+from radloom.pipelines.receipts.files import (
+    inside,
+    move,
+    remove,
+    remove_tree,
+    sha256_of,
+    sync,
+    write_file,
+)
+from radloom.pipelines.receipts.plain import from_json, to_json
+from radloom.pipelines.receipts.receipt import STAGES_FOLDER, Receipt, read_receipt, write_receipt
 
 __all__ = ["StageFolder", "stage_folders"]
 

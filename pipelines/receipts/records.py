@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from radloom.pipelines.files import write_file
-from radloom.pipelines.plain import from_json, plain, to_json
-from radloom.pipelines.receipt import STAGES_FOLDER
+from radloom.pipelines.receipts.files import write_file
+from radloom.pipelines.receipts.plain import from_json, plain, to_json
+from radloom.pipelines.receipts.receipt import STAGES_FOLDER
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 
 __all__ = ["read_records", "write_record"]

@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster
 from distributed.system import MEMORY_LIMIT
 
 from radloom.errors import ConfigError
-from radloom.pipelines.worker import WorkerSetup
+from radloom.pipelines.engine.worker import WorkerSetup
 
 __all__ = ["STUDY_MEMORY_BYTES", "Cluster", "choose_device", "connect", "plan"]
 

@@ -21,9 +21,9 @@ from distributed import Worker, WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 
 from radloom.errors import ReasonCode, StageFailed
-from radloom.pipelines.receipt import STAGES_FOLDER, Receipt
+from radloom.pipelines.receipts.folder import stage_folders
+from radloom.pipelines.receipts.receipt import STAGES_FOLDER, Receipt
 from radloom.pipelines.stage import Context, Stage, keep_stages, resume_stage, run_stage
-from radloom.pipelines.stage_folder import stage_folders
 from radloom.pipelines.study import Study, StudyRecord
 
 __all__ = [
