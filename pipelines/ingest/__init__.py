@@ -7,7 +7,7 @@
     files     NIfTI, NRRD, MHA and sidecars         roles     t1, t2, flair, ct, ...
     discovery studies and series of a folder        naming    one series a role, unique names
     pixels    the voxels, through highdicom         dcm2niix  the voxels of 4D series and mosaics
-    stage     ingestion as a stage                  conversion  ingestion alone
+    stage     ingestion as a stage                  listing   rows for people and scripts
 """
 
 from radloom.pipelines.ingest.discovery import discover
