@@ -113,14 +113,20 @@ def todays_script(study: Path, work: Path) -> Cost:
     denoise.write_text(DENOISE)
     rigid = work / "rigid.txt"
     ours = resources.files("radloom.models.registration").joinpath("rigid.txt").read_text()
-    rigid.write_text(
-        ours.replace(
-            '(AutomaticTransformInitialization "false")',
+    for ours_says, script_says in {
+        '(AutomaticTransformInitialization "false")': (
             '(AutomaticTransformInitialization "true")\n'
-            '(AutomaticTransformInitializationMethod "CenterOfGravity")',
-        ).replace('(WriteResultImage "false")', '(WriteResultImage "true")')
-        + '(ResultImageFormat "nii.gz")\n(ResultImagePixelType "float")\n'
-    )
+            '(AutomaticTransformInitializationMethod "CenterOfGravity")'
+        ),
+        '(WriteResultImage "false")': '(WriteResultImage "true")',
+        # elastix 5.0, which Debian has, knows linear interpolation by this name
+        '"FinalLinearInterpolator"': (
+            '"FinalBSplineInterpolator")\n(FinalBSplineInterpolationOrder 1'
+        ),
+    }.items():
+        assert ours_says in ours, ours_says
+        ours = ours.replace(ours_says, script_says)
+    rigid.write_text(ours + '(ResultImageFormat "nii.gz")\n(ResultImagePixelType "float")\n')
     log = work / "log.txt"
     import dcm2niix
 
