@@ -113,7 +113,6 @@ def connect(division: Plan, *, scheduler: str | None, logs: Path) -> Iterator[Cl
         "MKL_NUM_THREADS": str(division.n_threads),
         "OPENBLAS_NUM_THREADS": str(division.n_threads),
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(division.n_threads),
-        "ITK_GLOBAL_DEFAULT_THREADER": "Pool",  # ITKElastix PR 388: up to 18 times faster
     }
     settings = {**_SETTINGS, "distributed.nanny.pre-spawn-environ": environment}
     with contextlib.ExitStack() as stack:

@@ -327,7 +327,6 @@ def register(
     if len(names) % 2:
         raise ConfigError("expected --label IN OUT, got one path")
     _require_there(fixed, moving, *names[::2], *(parameters or []))
-    os.environ.setdefault("ITK_GLOBAL_DEFAULT_THREADER", "Pool")
     from radloom.pipelines.single import register_files
 
     saved = register_files(

@@ -17,6 +17,7 @@ import cloudpickle
 import numpy as np
 import psutil
 import pytest
+from distributed import Client, LocalCluster
 from filelock import FileLock
 
 from radloom.errors import ConfigError, InputError, StageFailed
@@ -187,6 +188,26 @@ def test_the_same_command_again_runs_no_stage_and_starts_no_process(tmp_path, mo
     assert len(again.outcomes) == 3
     assert run_count(diary) == count
     assert (out / "manifest.json").read_bytes() == manifest
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_exists_does_the_work_and_stays(tmp_path):
+    diary, out = tmp_path / "diary", tmp_path / "out"
+    workflow = Workflow("fake", (Make(diary), Raise(diary)))
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        summary = run_records(
+            records_of("a", "raise", "b"),
+            out,
+            workflow,
+            device="auto",
+            scheduler=cluster.scheduler_address,
+        )
+        assert [outcome.status for outcome in summary.outcomes] == ["done", "failed", "done"]
+        with Client(cluster) as client:
+            assert len(client.scheduler_info()["workers"]) == 2
+    assert run_count(diary)["sub-a_ses-1 ingest"] == 1
 
 
 @pytest.mark.slow
