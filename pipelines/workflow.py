@@ -93,7 +93,7 @@ class Workflow:
                 for stage in self.stages
             ],
         }
-        return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def load_workflow(
