@@ -75,7 +75,10 @@ def find_bundle(name: str) -> Path:
     if name in list_bundles():
         return bundles_folder() / name
     if name in SHIPPED:
-        raise MissingWeights(f"this release of Radloom does not hold the bundle {name!r} yet")
+        raise MissingWeights(
+            f"this release of Radloom does not hold the bundle {name!r} yet; name a model of your "
+            "own instead"
+        )
     raise ConfigError(f"expected one of Radloom's bundles {', '.join(SHIPPED)}, got {name!r}")
 
 
