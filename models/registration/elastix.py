@@ -74,7 +74,7 @@ def register(
         parameter_files: elastix parameter files, in order.
         fixed_mask: where samples may be drawn; the head and 10 mm round it unless given.
         moving_mask: where moving counts; everywhere unless given.
-        n_threads: how many cores may be used; results do not depend on it.
+        n_threads: of resampling; elastix itself always cuts its work into `N_WORK_UNITS`.
         seed: of the random samples.
         fast: work on a coarser grid.
 

@@ -103,8 +103,6 @@ class SliceHeader:
     n_frames: int = 1
     samples: int = 1
     photometric: str = ""
-    bits_allocated: int = 16
-    transfer_syntax: str = ""
     has_pixels: bool = True
     plane: SlicePlane | None = None
     frame_of_reference: str = ""
@@ -243,7 +241,6 @@ def _parts(*groups: Any) -> list[Any]:
 
 def _common(dataset: Any, path: str, sources: Sequence[Any]) -> SliceHeader:
     image_type = tuple(str(v).strip().upper() for v in _many(dataset.get("ImageType")))
-    meta = getattr(dataset, "file_meta", None) or {}
     folder = path.rpartition("/")[0]
     # De-identified files may lack UIDs; the folder and series number then stand for the series.
     made = made_uid("series", folder, _text(dataset, "SeriesNumber"))
@@ -263,8 +260,6 @@ def _common(dataset: Any, path: str, sources: Sequence[Any]) -> SliceHeader:
         n_frames=int(_number(dataset, "NumberOfFrames") or 1),
         samples=int(_number(dataset, "SamplesPerPixel") or 1),
         photometric=_text(dataset, "PhotometricInterpretation").upper(),
-        bits_allocated=int(_number(dataset, "BitsAllocated") or 16),
-        transfer_syntax=str(meta.get("TransferSyntaxUID", "") or ""),
         frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
         acquisition_number=_text(dataset, "AcquisitionNumber"),
         units=_text(dataset, "Units").upper(),
