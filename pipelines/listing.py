@@ -7,8 +7,6 @@ from pathlib import Path
 
 from rich.table import Table
 
-from radloom.pipelines.engine.worker import running_stage
-from radloom.pipelines.export import summarise
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 
 __all__ = ["as_table", "status_table"]
@@ -47,6 +45,9 @@ def _cells(series: SeriesRecord) -> tuple[str, ...]:
 
 def status_table(out: Path) -> tuple[Table, bool]:
     """What became of every study of a run, and whether all are done."""
+    from radloom.pipelines.engine.worker import running_stage
+    from radloom.pipelines.export import summarise
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("study", no_wrap=True)
     for column in ("status", "stage", "flags", "seconds", "reason"):

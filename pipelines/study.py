@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from radloom.errors import InputError
-from radloom.shapes import Volume
-from radloom.transforms.spatial import Transform
+
+if TYPE_CHECKING:  # discovery carries records, and must not wait for torch and MONAI
+    from radloom.shapes import Volume
+    from radloom.transforms.spatial import Transform
 
 __all__ = [
     "Data",
@@ -36,7 +38,7 @@ SeriesStatus: TypeAlias = Literal["accepted", "split", "rejected"]
 Table: TypeAlias = tuple[Mapping[str, Any], ...]
 """Rows, each with the same columns in the same order."""
 
-Data: TypeAlias = Volume | Transform | Table | bytes
+Data: TypeAlias = "Volume | Transform | Table | bytes"
 """volume, label: a (C, I, J, K) MetaTensor; transform: a Transform; table: rows; report: PNG."""
 
 

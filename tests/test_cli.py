@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -69,6 +70,23 @@ def test_help_lists_the_commands_and_imports_nothing_heavy():
     )
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - started < 10  # a second where nothing else runs
+
+
+def test_inspect_reads_headers_without_torch_and_monai(tmp_path, demo_folder):
+    image(tmp_path / "t1.nii.gz")
+    shutil.copytree(demo_folder, tmp_path / "study")
+    probe = (
+        "import sys, radloom.cli as cli\n"
+        f"try: cli.main(['inspect', {str(tmp_path)!r}, '--json'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'monai', 'dask', 'distributed', 'itk'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert {row["modality"] for row in json.loads(done.stdout)} == {"MR", "CT"}
 
 
 def test_version():

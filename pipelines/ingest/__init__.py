@@ -10,9 +10,28 @@
     stage     ingestion as a stage                  listing   rows for people and scripts
 """
 
-from radloom.pipelines.ingest.discovery import discover
-from radloom.pipelines.ingest.listing import inspect_rows
-from radloom.pipelines.ingest.pixels import read_image, read_series
-from radloom.pipelines.ingest.stage import IngestStage
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from radloom.pipelines.ingest.discovery import discover
+    from radloom.pipelines.ingest.listing import inspect_rows
+    from radloom.pipelines.ingest.pixels import read_image, read_series
+    from radloom.pipelines.ingest.stage import IngestStage
 
 __all__ = ["IngestStage", "discover", "inspect_rows", "read_image", "read_series"]
+
+_HOMES = {
+    "IngestStage": "stage",
+    "discover": "discovery",
+    "inspect_rows": "listing",
+    "read_image": "pixels",
+    "read_series": "pixels",
+}
+"""Name -> the module that is imported when it is asked for: headers are read without torch."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
