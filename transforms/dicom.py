@@ -11,21 +11,27 @@ the distance between rows, then between columns. Sources: DICOM PS3.3 C.7.6.2 an
 
 The grid that results has I along the columns, J along the rows and K along the normal, the cross
 product of the two, so that every volume from DICOM is right-handed.
+
+A stack that leans (gantry tilt) or whose distances are uneven makes no such grid. It is refused,
+unless `Repairs` allow to resample it (`radloom.transforms.straightening`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from radloom.errors import ReasonCode, SeriesRefused
 from radloom.geometry import Affine, flip_lps_ras
+from radloom.transforms.straightening import Straightening, plan_straightening
 
 __all__ = [
     "MIN_SLICES",
+    "NO_REPAIRS",
+    "Repairs",
     "SlicePlane",
     "StackGeometry",
     "group_by_orientation",
@@ -66,8 +72,32 @@ POSITION_TOLERANCE_MM = 0.01
 GAP_TOLERANCE = 0.1
 """How near a gap must be to a whole number of slice distances for slices to be called missing."""
 
+MAX_TILT_DEGREES = 45.0
+"""Largest lean that is taken for a gantry's: CT gantries tilt by 30 degrees at most, and a stack
+that leans by more is more likely to hold the positions of something else."""
+
+CROWDED = 0.5
+"""Slices nearer than this share of the usual distance overlap: two runs of a scan that meet."""
+
+MOST_NAMED = 5
+"""How many positions a message names before it says that there are more."""
+
 MIN_SLICES = 3
 """Two slices make one distance, and nothing to compare it with."""
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What may be done to slices that make no straight, even grid; each only where a user asks."""
+
+    tilt: bool = False
+    """Shear a stack back that leans."""
+    spacing: bool = False
+    """Interpolate slices of uneven distances; missing ones stay missing, and the series refused."""
+
+
+NO_REPAIRS = Repairs()
+"""A stack is taken as it is, or refused."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +126,8 @@ class StackGeometry:
     """(I, J, K)."""
     spacing: tuple[float, float, float]
     """Millimetres along I, J, K."""
+    straightening: Straightening | None = None
+    """How the slices come onto the grid, where they do not make it as they are."""
 
 
 def slice_normal(orientation_lps: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -142,22 +174,24 @@ def group_by_position(planes: Sequence[SlicePlane]) -> list[list[int]]:
     return groups
 
 
-def stack_geometry(planes: Sequence[SlicePlane], *, min_slices: int = MIN_SLICES) -> StackGeometry:
+def stack_geometry(
+    planes: Sequence[SlicePlane], *, min_slices: int = MIN_SLICES, repairs: Repairs = NO_REPAIRS
+) -> StackGeometry:
     """The grid of a stack of slices, in whatever order they are given.
 
     Raises:
         SeriesRefused: mixed orientation or size, two slices at one place, too few slices, tilt,
-            missing slices or uneven distances, in this order; the detail names positions in mm
-            along the normal.
+            missing slices or uneven distances, in this order, unless `repairs` allow for the fault;
+            the detail names positions in mm along the normal.
     """
     require_alike(planes)
     groups = group_by_position(planes)
-    twice = [_depths(planes)[g[0]] for g in groups if len(g) > 1]
+    twice = [float(_depths(planes)[g[0]]) for g in groups if len(g) > 1]
     if twice:
         raise SeriesRefused(
             ReasonCode.DUPLICATE_SLICE,
             f"expected one slice a position, got several at {len(twice)} of {len(groups)} "
-            f"positions, first at {min(twice):.2f} mm; export one volume a series",
+            f"positions, at {_named(twice)} mm along the normal; export one volume a series",
         )
     if len(groups) < min_slices:
         raise SeriesRefused(
@@ -166,9 +200,12 @@ def stack_geometry(planes: Sequence[SlicePlane], *, min_slices: int = MIN_SLICES
         )
     order = tuple(g[0] for g in groups)
     ordered = [planes[i] for i in order]
-    _require_no_tilt(ordered)
-    spacing = _even_spacing(ordered)
-    return _grid(order, ordered, spacing)
+    beside = _beside(ordered)
+    leans = _leans(ordered, beside, repairs)
+    spacing = _even_spacing(ordered, repairs)
+    if not leans and spacing is not None:
+        return _grid(order, ordered, spacing)
+    return _straight_grid(order, ordered, beside if leans else np.zeros_like(beside), spacing)
 
 
 def mosaic_plane(plane: SlicePlane, n_tiles: int, slice_step: float) -> StackGeometry:
@@ -258,64 +295,168 @@ def require_alike(planes: Sequence[SlicePlane]) -> None:
         )
 
 
-def _require_no_tilt(ordered: Sequence[SlicePlane]) -> None:
+def _beside(ordered: Sequence[SlicePlane]) -> npt.NDArray[np.float64]:
+    """(N, 2) mm along I and J that first pixels lie beside the normal through the first slice's."""
     positions = np.asarray([plane.position_lps for plane in ordered], dtype=np.float64)
-    normal = slice_normal(ordered[0].orientation_lps)
-    offset = positions - positions[0]
-    beside = np.linalg.norm(offset - np.outer(offset @ normal, normal), axis=1)
-    if beside.max() <= TILT_TOLERANCE_MM:
-        return
-    along = abs(float(offset[-1] @ normal))
-    angle = np.degrees(np.arctan2(beside[-1], along))
+    return (positions - positions[0]) @ np.stack(_axes(ordered[0].orientation_lps), axis=1)
+
+
+def _leans(
+    ordered: Sequence[SlicePlane], beside: npt.NDArray[np.float64], repairs: Repairs
+) -> bool:
+    """Whether the stack leans, and may.
+
+    Raises:
+        SeriesRefused: it leans, and no repair is allowed or none is safe.
+    """
+    away = np.linalg.norm(beside, axis=1)
+    if away.max() <= TILT_TOLERANCE_MM:
+        return False
+    depth = _depths(ordered)
+    depth -= depth[0]
+    angle = float(np.degrees(np.arctan2(away[-1], depth[-1])))
+    off_line = np.linalg.norm(beside - np.outer(depth / depth[-1], beside[-1]), axis=1).max()
+    if off_line > TILT_TOLERANCE_MM:
+        raise SeriesRefused(
+            ReasonCode.GANTRY_TILT,
+            f"expected slices stacked along one line, got some that lie {off_line:.1f} mm beside "
+            "it; no shear explains that: look at the positions",
+        )
+    if repairs.tilt and angle <= MAX_TILT_DEGREES:
+        return True
+    repair = (
+        "the workflow may shear it back (gantry_tilt: correct)"
+        if angle <= MAX_TILT_DEGREES
+        else f"no gantry leans by more than {MAX_TILT_DEGREES:g} degrees: look at the positions"
+    )
     raise SeriesRefused(
         ReasonCode.GANTRY_TILT,
         f"expected slices stacked along their normal, got a stack that leans by {angle:.1f} "
-        f"degrees ({beside.max():.1f} mm beside the normal); resample it to a straight grid first",
+        f"degrees ({away.max():.1f} mm beside the normal); {repair}",
     )
 
 
-def _even_spacing(ordered: Sequence[SlicePlane]) -> float:
+def _even_spacing(ordered: Sequence[SlicePlane], repairs: Repairs) -> float | None:
+    """The slice distance; None where distances are uneven, and may be.
+
+    Raises:
+        SeriesRefused: they are not even, and no repair is allowed, or slices are missing.
+    """
     depth = _depths(ordered)
     if len(depth) == 1:
         return 1.0
     steps = np.diff(depth)
     typical = float(np.median(steps))
     tolerance = max(SPACING_TOLERANCE * typical, SPACING_TOLERANCE_MM)
-    if np.abs(steps - typical).max() > tolerance:
-        raise _gap(depth, steps)
     mean = float((depth[-1] - depth[0]) / (len(depth) - 1))
     drift = np.abs(depth - (depth[0] + mean * np.arange(len(depth)))).max()
-    if drift > tolerance:
-        raise SeriesRefused(
-            ReasonCode.UNEVEN_SPACING,
-            f"expected even slice distances, got slices up to {drift:.2f} mm off an even grid of "
-            f"{mean:.3f} mm",
-        )
-    return mean
+    wrong = np.abs(steps - typical) > tolerance
+    if not wrong.any() and drift <= tolerance:
+        return mean
+    if wrong.any():
+        _require_none_missing(depth, steps)
+    if repairs.spacing:
+        return None
+    raise SeriesRefused(
+        ReasonCode.UNEVEN_SPACING,
+        _unevenness(depth, wrong, typical)
+        if wrong.any()
+        else f"expected even slice distances, got slices up to {drift:.2f} mm off an even grid of "
+        f"{mean:.3f} mm; the workflow may resample them (uneven_spacing: resample)",
+    )
 
 
-def _gap(depth: npt.NDArray[np.float64], steps: npt.NDArray[np.float64]) -> SeriesRefused:
-    """What to call uneven steps: a few whole slices absent, or a grid that is uneven throughout."""
+def _require_none_missing(depth: npt.NDArray[np.float64], steps: npt.NDArray[np.float64]) -> None:
+    """Nothing, unless uneven steps are a few whole slices absent from an even grid.
+
+    Raises:
+        SeriesRefused: MISSING_SLICE.
+    """
     base = float(steps.min())
     wide = steps / base
     whole = np.abs(wide - np.round(wide)) <= GAP_TOLERANCE
     absent = np.round(wide).astype(int) - 1
-    if whole.all() and absent.sum() < len(depth) / 2:
-        places = [
-            float(depth[i] + (n + 1) * steps[i] / (absent[i] + 1))
-            for i in np.flatnonzero(absent)
-            for n in range(absent[i])
-        ]
-        named = ", ".join(f"{place:.2f}" for place in places[:5]) + (", ..." * (len(places) > 5))
-        return SeriesRefused(
-            ReasonCode.MISSING_SLICE,
-            f"expected a slice every {base:.3f} mm, got none at {named} mm along the normal "
-            f"({len(places)} missing of {len(depth) + len(places)}); find the files and run again",
-        )
-    return SeriesRefused(
-        ReasonCode.UNEVEN_SPACING,
-        f"expected even slice distances, got {steps.min():.3f} to {steps.max():.3f} mm",
+    if not whole.all() or absent.sum() >= len(depth) / 2:
+        return
+    places = [
+        float(depth[i] + (n + 1) * steps[i] / (absent[i] + 1))
+        for i in np.flatnonzero(absent)
+        for n in range(absent[i])
+    ]
+    raise SeriesRefused(
+        ReasonCode.MISSING_SLICE,
+        f"expected a slice every {base:.3f} mm, got none at {_named(places)} mm along the normal "
+        f"({len(places)} missing of {len(depth) + len(places)}); find the files and run again",
     )
+
+
+def _unevenness(
+    depth: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], typical: float
+) -> str:
+    """Which distances are not the usual one, and where; overlapping slices by that name."""
+    steps = np.diff(depth)
+    crowded = [
+        f"{depth[i]:.2f} and {depth[i + 1]:.2f}"
+        for i in np.flatnonzero(wrong)
+        if steps[i] < CROWDED * typical
+    ]
+    wide = [
+        f"{depth[i]:.2f} and {depth[i + 1]:.2f}"
+        for i in np.flatnonzero(wrong)
+        if steps[i] >= CROWDED * typical
+    ]
+    told = [f"slices overlap at {_listed(crowded)} mm"] if crowded else []
+    told += [f"others lie between {_listed(wide)} mm"] if wide else []
+    return (
+        f"expected even slice distances, got {steps.min():.3f} to {steps.max():.3f} mm, "
+        f"{typical:.3f} mm as a rule: {'; '.join(told)} along the normal; the workflow may "
+        "resample them (uneven_spacing: resample)"
+    )
+
+
+def _named(places: Sequence[float]) -> str:
+    """Positions in mm, ascending, the first few.
+
+    >>> _named([4.0, 2.5])
+    '2.50, 4.00'
+    """
+    return _listed([f"{place:.2f}" for place in sorted(places)])
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:MOST_NAMED]) + (", ..." * (len(words) > MOST_NAMED))
+
+
+def _straight_grid(
+    order: tuple[int, ...],
+    ordered: Sequence[SlicePlane],
+    beside: npt.NDArray[np.float64],
+    spacing: float | None,
+) -> StackGeometry:
+    """The grid onto which a stack is resampled; no shift along an axis where it does not lean."""
+    first = ordered[0]
+    between_rows, between_columns = first.pixel_spacing
+    leaning = np.abs(beside).max(axis=0) > TILT_TOLERANCE_MM
+    plan = plan_straightening(
+        _depths(ordered),
+        np.where(leaning, beside, 0.0),
+        (between_columns, between_rows),
+        (first.columns, first.rows),
+        even_step=spacing,
+    )
+    row, column = _axes(first.orientation_lps)
+    corner = np.asarray(first.position_lps) + (
+        row * between_columns * plan.start_vox[0] + column * between_rows * plan.start_vox[1]
+    )
+    i, j, k = plan.shape
+    moved = replace(
+        first,
+        position_lps=(float(corner[0]), float(corner[1]), float(corner[2])),
+        rows=j,
+        columns=i,
+    )
+    grid = _grid(order, [moved] * k, plan.step_mm)
+    return replace(grid, straightening=plan)
 
 
 def _grid(
