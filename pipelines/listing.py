@@ -29,6 +29,8 @@ def as_table(records: Iterable[StudyRecord]) -> Table:
 def _cells(series: SeriesRecord) -> tuple[str, ...]:
     known = any(series.shape)
     why = f"{series.reason}: {series.detail}" if series.detail else series.reason
+    if series.status != "rejected":
+        why = "; ".join(text for text in (why, series.role_rule) if text)
     return tuple(
         _literal(text)
         for text in (
@@ -38,7 +40,7 @@ def _cells(series: SeriesRecord) -> tuple[str, ...]:
             series.role or "-",
             " x ".join(str(n) for n in series.shape) if known else "-",
             " x ".join(f"{step:.3g}" for step in series.spacing) if known else "-",
-            why or series.role_rule,
+            why,
         )
     )
 

@@ -29,6 +29,7 @@ from radloom.pipelines.engine.worker import (
     running_stage,
 )
 from radloom.pipelines.export import write_tables
+from radloom.pipelines.ingest.rules import RoleRules, load_rules
 from radloom.pipelines.receipts.failure import reason_of
 from radloom.pipelines.receipts.files import write_file
 from radloom.pipelines.stage import keep_stages, record_failure, write_record
@@ -122,7 +123,7 @@ def run(
     if scheduler is None or device != "auto":
         device = choose_device(device)
     with _only_run(out):
-        records = discover(studies)
+        records = discover(studies, rules=_role_rules(workflow))
         if not records:
             raise InputError(f"expected imaging files under <{studies}>, found none")
         return run_records(
@@ -135,6 +136,16 @@ def run(
             trust=trust,
             on_progress=on_progress,
         )
+
+
+def _role_rules(workflow: Workflow) -> RoleRules:
+    """The role rules that the workflow's ingest stage names; those of Radloom where it names none.
+
+    Raises:
+        ConfigError: the file of rules cannot be used.
+    """
+    files = [getattr(stage, "roles", None) for stage in workflow.stages if stage.name == "ingest"]
+    return load_rules(files[0] if files else None)
 
 
 def run_records(

@@ -14,6 +14,7 @@ from radloom.pipelines.ingest.headers import SliceHeader, read_headers
 from radloom.pipelines.ingest.names import digest_label, made_uid, redact, redact_paths
 from radloom.pipelines.ingest.naming import choose_roles, name_series
 from radloom.pipelines.ingest.roles import Acquisition, Role, role_of
+from radloom.pipelines.ingest.rules import RoleRules, builtin_rules
 from radloom.pipelines.ingest.scan import Found, scan_folder
 from radloom.pipelines.ingest.verdicts import Part, extent_mm, file_order, parts_of_series
 from radloom.pipelines.study import SeriesRecord, StudyRecord
@@ -32,7 +33,7 @@ class _Draft:
     records: list[SeriesRecord] = field(default_factory=list)
 
 
-def discover(folder: Path) -> tuple[StudyRecord, ...]:
+def discover(folder: Path, *, rules: RoleRules | None = None) -> tuple[StudyRecord, ...]:
     """Every study below `folder` with all its series, those that were refused included.
 
     Headers only; no pixel is decoded. DICOM is grouped by patient and StudyInstanceUID, other
@@ -40,10 +41,14 @@ def discover(folder: Path) -> tuple[StudyRecord, ...]:
     studies are digests of PatientID and StudyInstanceUID; no identifier reaches a label,
     description or detail. A file's slot in `SeriesRecord.files` is its real relative path.
 
+    Args:
+        folder: of studies.
+        rules: what gives a volume its role; None: the rules that ship with Radloom.
+
     Raises:
         InputError: `folder` is not a folder.
     """
-    folder = Path(folder)
+    folder, rules = Path(folder), rules or builtin_rules()
     if not folder.is_dir():
         raise InputError(f"<{folder.name}>: expected a folder of studies, got none; check the path")
     found = list(scan_folder(folder))
@@ -54,7 +59,7 @@ def discover(folder: Path) -> tuple[StudyRecord, ...]:
     for item in found:
         if item.kind in ("nifti", "itk"):
             home = home_of(folder, item.path)
-            _draft_of(home, file_drafts).records.append(file_record(folder, item))
+            _draft_of(home, file_drafts).records.append(file_record(folder, item, rules))
     lost = [f for f in found if f.kind == "bad"]
     lost += [
         Found(h.path, "bad", h.problem or ReasonCode.UNREADABLE, h.problem_detail)
@@ -65,7 +70,7 @@ def discover(folder: Path) -> tuple[StudyRecord, ...]:
     for item in lost:
         draft = _nearest(item, places) or _draft_of(home_of(folder, item.path), file_drafts)
         draft.records.append(_lost_record(item))
-    return _records(folder, [*drafts, *file_drafts.values()], identifiers)
+    return _records(folder, [*drafts, *file_drafts.values()], identifiers, rules)
 
 
 def _each_once(headers: Iterable[SliceHeader]) -> list[SliceHeader]:
@@ -128,7 +133,7 @@ def _lost_record(item: Found) -> SeriesRecord:
 
 
 def _records(
-    folder: Path, drafts: Sequence[_Draft], identifiers: set[str]
+    folder: Path, drafts: Sequence[_Draft], identifiers: set[str], rules: RoleRules
 ) -> tuple[StudyRecord, ...]:
     records = []
     taken: Counter[tuple[str, str]] = Counter()
@@ -138,17 +143,17 @@ def _records(
         session = draft.session
         if taken[draft.subject, session] > 1:
             session += digest_label(draft.study_uid, 4)
-        series = tuple(_series(draft, identifiers))
+        series = tuple(_series(draft, identifiers, rules))
         records.append(StudyRecord(draft.subject, session, draft.study_uid, folder, series))
     return tuple(sorted(records, key=lambda record: record.key))
 
 
-def _series(draft: _Draft, identifiers: set[str]) -> list[SeriesRecord]:
+def _series(draft: _Draft, identifiers: set[str], rules: RoleRules) -> list[SeriesRecord]:
     numbers = {uid: headers[0].series_number for uid, headers in draft.dicom.items()}
     series = [
         record
         for uid, headers in draft.dicom.items()
-        for record in _series_records(uid, headers, identifiers)
+        for record in _series_records(uid, headers, identifiers, rules)
     ]
     series += [replace(r, detail=redact_paths(r.detail, identifiers)) for r in draft.records]
     series.sort(
@@ -158,14 +163,16 @@ def _series(draft: _Draft, identifiers: set[str]) -> list[SeriesRecord]:
 
 
 def _series_records(
-    uid: str, headers: Sequence[SliceHeader], identifiers: set[str]
+    uid: str, headers: Sequence[SliceHeader], identifiers: set[str], rules: RoleRules
 ) -> list[SeriesRecord]:
     parts = parts_of_series(headers)
     n_passed = sum(part.code is None for part in parts)
-    return [_record(uid, part, identifiers, is_split=n_passed > 1) for part in parts]
+    return [_record(uid, part, identifiers, rules, is_split=n_passed > 1) for part in parts]
 
 
-def _record(uid: str, part: Part, identifiers: set[str], *, is_split: bool) -> SeriesRecord:
+def _record(
+    uid: str, part: Part, identifiers: set[str], rules: RoleRules, *, is_split: bool
+) -> SeriesRecord:
     first = part.slices[0]
     description = redact(first.description, identifiers)
     record = SeriesRecord(
@@ -191,7 +198,7 @@ def _record(uid: str, part: Part, identifiers: set[str], *, is_split: bool) -> S
             entities={},
         )
     if part.kind == "volume" and not first.mosaic:
-        role = _role(part, description, is_split=is_split)
+        role = _role(part, description, rules, is_split=is_split)
         reader, reason = "highdicom", ""
     else:
         role = Role("", "a mosaic" if part.kind == "volume" else "4D")
@@ -217,21 +224,25 @@ def _instances(part: Part) -> str:
     return hashlib.sha256(uids.encode()).hexdigest()
 
 
-def _role(part: Part, description: str, *, is_split: bool) -> Role:
+def _role(part: Part, description: str, rules: RoleRules, *, is_split: bool) -> Role:
     first = part.slices[0]
     if part.entities.get("part") not in (None, "mag"):
         return Role("", "not a magnitude image")
     assert part.geometry is not None
-    return role_of(
-        Acquisition(
-            first.modality,
-            {**first.tags, "EchoTime": first.echo_time_ms or first.tags.get("EchoTime")},
-            first.image_type,
-            description,
-            extent_mm(part.geometry),
-            is_split=is_split,
-        )
+    tags = {
+        **first.tags,
+        "EchoTime": first.echo_time_ms or first.tags.get("EchoTime"),
+        "DiffusionBValue": first.b_value,
+    }
+    acquisition = Acquisition(
+        first.modality,
+        tags,
+        first.image_type,
+        description,
+        extent_mm(part.geometry),
+        is_split=is_split,
     )
+    return role_of(acquisition, rules)
 
 
 def _rounded(spacing: tuple[float, float, float]) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from radloom.geometry import Affine, spacing_of
 from radloom.pipelines.ingest.headers import PARSE_ERRORS
 from radloom.pipelines.ingest.names import alphanumeric, made_uid
 from radloom.pipelines.ingest.roles import Acquisition, Role, role_of, role_of_words
+from radloom.pipelines.ingest.rules import RoleRules
 from radloom.pipelines.ingest.scan import Found, image_stem
 from radloom.pipelines.study import SeriesRecord
 
@@ -85,8 +86,11 @@ def _bids(folders: Sequence[str], name: str) -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
-def file_record(root: Path, found: Found) -> SeriesRecord:
-    """The record of one NIfTI, NRRD or MHA file, from its header and sidecar."""
+def file_record(root: Path, found: Found, rules: RoleRules | None = None) -> SeriesRecord:
+    """The record of one NIfTI, NRRD or MHA file, from its header and sidecar.
+
+    `rules` give its role; None: the rules that ship with Radloom.
+    """
     name = found.path.rpartition("/")[2]
     stem = image_stem(name)
     uid = made_uid(found.path)
@@ -104,7 +108,8 @@ def file_record(root: Path, found: Found) -> SeriesRecord:
         return _refused(found, uid, modality, stem, ReasonCode.TOO_FEW_SLICES, detail)
     spacing = tuple(round(float(s), 6) for s in spacing_of(affine))
     is_4d = len(shape) == 4
-    role = Role("", "4D") if is_4d else _role(sidecar, stem, modality, is_label, shape, spacing)
+    acquisition = _acquisition(sidecar, stem, modality, shape, spacing)
+    role = Role("", "4D") if is_4d else _role(acquisition, is_label, rules)
     return SeriesRecord(
         series_uid=uid,
         modality=modality,
@@ -169,26 +174,29 @@ def _own_words(stem: str) -> str:
     return "_".join(w for w in stem.split("_") if not re.match(r"(sub|ses)-", w))
 
 
-def _role(
+def _role(acquisition: Acquisition, is_label: bool, rules: RoleRules | None) -> Role:  # noqa: FBT001
+    if is_label:
+        return Role("", "labels")
+    if acquisition.modality == "MR" and "EchoTime" not in acquisition.tags:
+        return role_of_words(acquisition.words, rules)
+    return role_of(acquisition, rules)
+
+
+def _acquisition(
     sidecar: Mapping[str, Any],
     stem: str,
     modality: str,
-    is_label: bool,  # noqa: FBT001
     shape: tuple[int, ...],
     spacing: tuple[float, ...],
-) -> Role:
-    if is_label:
-        return Role("", "labels")
-    words = _own_words(stem)
-    if "EchoTime" not in sidecar and modality == "MR":
-        return role_of_words(words)
+) -> Acquisition:
+    """What the role rules look at: the sidecar in DICOM's words and milliseconds, and the name."""
     tags = dict(sidecar)
     for key in ("RepetitionTime", "EchoTime", "InversionTime"):
         if isinstance(tags.get(key), (int, float)):
             tags[key] = tags[key] * 1000.0
-    for key in ("ScanningSequence", "ImageType"):
+    for key in ("ScanningSequence", "SequenceVariant", "ImageType"):
         if isinstance(tags.get(key), str):
             tags[key] = re.split(r"[\\_\s]+", tags[key])
     image_type = tuple(str(v).upper() for v in tags.pop("ImageType", ()))
     extent = (shape[0] * spacing[0], shape[1] * spacing[1], shape[2] * spacing[2])
-    return role_of(Acquisition(modality, tags, image_type, words, extent))
+    return Acquisition(modality, tags, image_type, _own_words(stem), extent)

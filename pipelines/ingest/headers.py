@@ -7,17 +7,20 @@ the same geometry checks serve both. Only what ingestion decides on is kept.
 from __future__ import annotations
 
 import logging
+import re
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date as date_of
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from radloom.errors import ReasonCode
 from radloom.pipelines.ingest.names import made_uid
+from radloom.pipelines.ingest.rules import ROLE_KEYWORDS
 from radloom.transforms.dicom import SlicePlane
 
 __all__ = [
@@ -54,6 +57,9 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN", b"UT", b"SQ", b"UC", b"UR")
 """Value representations with a four-byte length (DICOM PS3.5 section 7.1.2)."""
 
+PHILIPS_EPI_FACTOR = (0x2001, 0x1013)
+"""Echoes a shot; Philips calls an echo-planar sequence SE or GR in ScanningSequence."""
+
 PIXEL_TAGS = ((0x7FE0, 0x0010), (0x7FE0, 0x0008), (0x7FE0, 0x0009))
 """PixelData, FloatPixelData, DoubleFloatPixelData."""
 
@@ -77,6 +83,8 @@ SIDECAR_FACTS = {
     "KVP": ("KVP",),
     "ConvolutionKernel": ("ConvolutionKernel",),
     "BodyPartExamined": ("BodyPartExamined",),
+    "LossyImageCompression": ("LossyImageCompression",),
+    "PixelPaddingValue": ("PixelPaddingValue",),
 }
 """BIDS name -> DICOM keywords. None of them names a person, a place or a date."""
 
@@ -112,7 +120,21 @@ class SliceHeader:
     b_value: float | None = None
     """Diffusion weighting in s/mm2."""
     gradient: tuple[float, ...] | None = None
-    """Diffusion gradient direction (0018,9089)."""
+    """Diffusion gradient direction in LPS+, of any length; None where there is none."""
+    frame_type: tuple[str, ...] = ()
+    """FrameType (0008,9007) of a frame, ImageType (0008,0008) of a file, in capitals."""
+    kernel: str = ""
+    """ConvolutionKernel (0018,1210)."""
+    acquired_s: float | None = None
+    """When its acquisition began, in seconds since some midnight: for differences alone."""
+    duration_s: float | None = None
+    """How long it was acquired (0018,1242), (0018,9220)."""
+    reference_s: float | None = None
+    """FrameReferenceTime (0054,1300): seconds from the series' reference time, PET."""
+    slice_times_s: tuple[float, ...] = ()
+    """When each slice of a Siemens mosaic was acquired (0019,1029), from the volume's start."""
+    scale_slope: float | None = None
+    """Philips' private ScaleSlope (2005,100E), from display value to floating point."""
     temporal: tuple[str, ...] = ()
     """Temporal position, trigger time, acquisition number, acquisition time, as written."""
     acquisition_number: str = ""
@@ -129,26 +151,7 @@ class SliceHeader:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """For the sidecar, with BIDS names and units."""
     tags: Mapping[str, Any] = field(default_factory=dict)
-    """What the role rules look at: see `ROLE_TAGS`."""
-
-
-ROLE_TAGS = (
-    "RepetitionTime",
-    "EchoTime",
-    "InversionTime",
-    "FlipAngle",
-    "ScanningSequence",
-    "SequenceVariant",
-    "MRAcquisitionType",
-    "ContrastBolusAgent",
-    "ProtocolName",
-    "SequenceName",
-    "BodyPartExamined",
-    "EchoTrainLength",
-    "PulseSequenceName",
-    "AcquisitionContrast",
-)
-"""Keywords that the role rules may look at."""
+    """What the role rules look at: see `ROLE_KEYWORDS`."""
 
 
 @contextmanager
@@ -280,7 +283,14 @@ def _slice_values(sources: Sequence[Any]) -> dict[str, Any]:
         "component": _component(sources),
         "echo_time_ms": None if echo is None else float(echo),
         "b_value": _b_value(sources),
-        "gradient": _floats(_first(sources, "DiffusionGradientOrientation"), 3),
+        "gradient": _gradient(sources),
+        "frame_type": _frame_type(sources),
+        "kernel": "_".join(str(v).strip() for v in _many(_first(sources, "ConvolutionKernel"))),
+        "acquired_s": _acquired_s(sources),
+        "duration_s": _seconds(_first(sources, "ActualFrameDuration", "FrameAcquisitionDuration")),
+        "reference_s": _seconds(_first(sources, "FrameReferenceTime")),
+        "slice_times_s": _slice_times_s(sources),
+        "scale_slope": _scale_slope(sources),
         "temporal": tuple(
             str(_first(sources, keyword) or "")
             for keyword in (
@@ -342,6 +352,117 @@ def _b_value(sources: Sequence[Any]) -> float | None:
     return None
 
 
+SIEMENS_GRADIENT = (0x0019, 0x100E)
+"""DiffusionGradientDirection: three numbers in LPS+."""
+
+PHILIPS_GRADIENT = ((0x2005, 0x10B0), (0x2005, 0x10B1), (0x2005, 0x10B2))
+"""DiffusionDirectionRL, AP, FH: LPS+."""
+
+GE_GRADIENT = ((0x0019, 0x10BB), (0x0019, 0x10BC), (0x0019, 0x10BD))
+"""Direction along the frequency-encoding, phase-encoding and slice axes of the image."""
+
+UIH_GRADIENT = (0x0065, 0x1037)
+"""United Imaging's direction: three numbers in the image's own axes."""
+
+
+def _gradient(sources: Sequence[Any]) -> tuple[float, ...] | None:
+    """Diffusion gradient direction in LPS+, from the standard's tag or a vendor's.
+
+    Sources of the vendors' frames: the Siemens and Philips tags hold patient coordinates; GE counts
+    along the encoding axes, of which the first is along the rows unless phase encoding is (its
+    conformance statement for MR, and dcm2niix's comparison of all makers).
+    """
+    standard = _floats(_first(sources, "DiffusionGradientOrientation"), 3)
+    if standard is not None:
+        return standard
+    maker = str(_first(sources, "Manufacturer") or "").upper()
+    if "GE" in maker.split() or maker.startswith("GE "):
+        return _ge_gradient(sources)
+    if "PHILIPS" in maker:
+        return _together([_private(sources, tag) for tag in PHILIPS_GRADIENT])
+    if "UIH" in maker or "UNITED IMAGING" in maker:
+        return _from_image(sources, _floats(_private(sources, UIH_GRADIENT), 3))
+    return _floats(_private(sources, SIEMENS_GRADIENT), 3) if "SIEMENS" in maker else None
+
+
+def _ge_gradient(sources: Sequence[Any]) -> tuple[float, ...] | None:
+    along = _together([_private(sources, tag) for tag in GE_GRADIENT])
+    if along is None:
+        return None
+    frequency, phase, through = along
+    is_row = str(_first(sources, "InPlanePhaseEncodingDirection") or "").upper().startswith("ROW")
+    # GE counts the column axis upwards on the screen and slices against it where phase runs along
+    # the rows, so that its frame stays right-handed.
+    local = (phase, -frequency, through) if is_row else (frequency, phase, -through)
+    return _from_image(sources, local)
+
+
+def _from_image(
+    sources: Sequence[Any], local: tuple[float, ...] | None
+) -> tuple[float, ...] | None:
+    """A direction along rows, columns and normal as one in LPS+."""
+    cosines = _floats(_first(sources, "ImageOrientationPatient"), 6)
+    if local is None or cosines is None:
+        return None
+    row, column = cosines[:3], cosines[3:]
+    normal = (
+        row[1] * column[2] - row[2] * column[1],
+        row[2] * column[0] - row[0] * column[2],
+        row[0] * column[1] - row[1] * column[0],
+    )
+    return tuple(local[0] * row[i] + local[1] * column[i] + local[2] * normal[i] for i in range(3))
+
+
+def _together(values: Sequence[Any]) -> tuple[float, ...] | None:
+    numbers = [_as_float(_many(value)[0]) if _many(value) else None for value in values]
+    return None if None in numbers else tuple(v for v in numbers if v is not None)
+
+
+def _private(sources: Sequence[Any], tag: tuple[int, int]) -> Any:
+    for source in sources:
+        if tag in source:
+            return source[tag].value
+    return None
+
+
+def _frame_type(sources: Sequence[Any]) -> tuple[str, ...]:
+    values = _first(sources, "FrameType") or _first(sources, "ImageType")
+    return tuple(str(value).strip().upper() for value in _many(values))
+
+
+def _scale_slope(sources: Sequence[Any]) -> float | None:
+    maker = str(_first(sources, "Manufacturer") or "").upper()
+    value = _as_float(_private(sources, (0x2005, 0x100E))) if "PHILIPS" in maker else None
+    return value or None
+
+
+def _slice_times_s(sources: Sequence[Any]) -> tuple[float, ...]:
+    values = [_as_float(v) for v in _many(_private(sources, (0x0019, 0x1029)))]
+    return tuple(round(v / 1000.0, 6) for v in values if v is not None)
+
+
+def _seconds(milliseconds: Any) -> float | None:
+    value = _as_float(milliseconds)
+    return None if value is None else value / 1000.0
+
+
+def _acquired_s(sources: Sequence[Any]) -> float | None:
+    """Seconds from an arbitrary midnight to the start of acquisition; days count in full."""
+    moment = str(_first(sources, "FrameAcquisitionDateTime", "AcquisitionDateTime") or "").strip()
+    if not moment:
+        date = str(_first(sources, "AcquisitionDate", "SeriesDate") or "").strip()
+        moment = date + str(_first(sources, "AcquisitionTime") or "").strip() if date else ""
+    found = re.match(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d(?:\.\d+)?)", moment)
+    if not found:
+        return None
+    year, month, day, hour, minute = (int(found[i]) for i in range(1, 6))
+    try:
+        days = date_of(year, month, day).toordinal()
+    except ValueError:
+        return None
+    return days * 86400.0 + hour * 3600.0 + minute * 60.0 + float(found[6])
+
+
 def _mosaic(dataset: Any, image_type: Sequence[str]) -> int:
     if "MOSAIC" not in image_type:
         return 0
@@ -373,10 +494,20 @@ def _facts(sources: Sequence[Any]) -> dict[str, Any]:
 
 
 def _role_tags(sources: Sequence[Any]) -> dict[str, Any]:
-    found = {k: _first(sources, k) for k in ROLE_TAGS}
+    found = {k: _first(sources, k) for k in ROLE_KEYWORDS}
     found["EchoTime"] = _first(sources, "EchoTime", "EffectiveEchoTime")
     found["InversionTime"] = _first(sources, "InversionTime", "InversionTimes")
+    found["EPIFactor"] = _private_number(sources, PHILIPS_EPI_FACTOR)
+    agents = _many(_first(sources, "ContrastBolusAgentSequence"))
+    if agents and found["ContrastBolusAgent"] is None:
+        codes = _many(agents[0].get("CodeMeaning")) or ["contrast agent"]
+        found["ContrastBolusAgent"] = codes[0]
     return {k: _plain(value) for k, value in found.items() if value is not None}
+
+
+def _private_number(sources: Sequence[Any], tag: tuple[int, int]) -> float | None:
+    values = (_many(source[tag].value)[:1] for source in sources if tag in source)
+    return next((_as_float(value) for several in values for value in several), None)
 
 
 def _identifiers(dataset: Any) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ def inspect_rows(records: Iterable[StudyRecord]) -> list[dict[str, Any]]:
             "shape": list(series.shape),
             "spacing": list(series.spacing),
             "n_files": series.n_files,
+            "rule": series.role_rule,
         }
         for study in records
         for series in study.series

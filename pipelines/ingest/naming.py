@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -27,11 +27,11 @@ def choose_roles(series: Sequence[SeriesRecord], numbers: Mapping[str, int]) -> 
         series: of one study, each with the role that its tags or words gave it.
         numbers: SeriesNumber (0020,0011) by UID.
     """
-    best: dict[str, SeriesRecord] = {}
+    ranked: dict[str, list[SeriesRecord]] = defaultdict(list)
     for record in sorted(series, key=lambda s: _rank(s, numbers)):
         if record.role and record.status != "rejected":
-            best.setdefault(record.role, record)
-    return [_with_choice(record, best) for record in series]
+            ranked[record.role].append(record)
+    return [_with_choice(record, ranked, numbers) for record in series]
 
 
 def name_series(series: Sequence[SeriesRecord]) -> list[SeriesRecord]:
@@ -69,18 +69,45 @@ def _rank(
     )
 
 
-def _with_choice(record: SeriesRecord, best: Mapping[str, SeriesRecord]) -> SeriesRecord:
+_RANK_WORDS = (
+    "an acquisition before a reformat",
+    "3D before 2D",
+    "more voxels",
+    "the lower series number",
+    "the lower series UID",
+    "the first part of the series",
+)
+"""What each place of `_rank` asks for."""
+
+
+def _with_choice(
+    record: SeriesRecord,
+    ranked: Mapping[str, Sequence[SeriesRecord]],
+    numbers: Mapping[str, int],
+) -> SeriesRecord:
     wanted = record.role
     entities = {k: v for k, v in record.entities.items() if k != "reformat"}
     if record.status != "rejected" and wanted:
         entities = {**entities_of_role(wanted), **entities}
-        if best[wanted] is not record:
-            other = best[wanted].description or "another series"
-            rule = f"{record.role_rule}; another is the {wanted}: {other}"
+        best, *others = ranked[wanted]
+        if best is record and others:
+            why = _why(best, others[0], numbers)
+            record = replace(
+                record, role_rule=f"{record.role_rule}; chosen of {len(others) + 1}: {why}"
+            )
+        elif best is not record:
+            why = f"{best.description or 'another series'}, {_why(best, record, numbers)}"
+            rule = f"{record.role_rule}; another is the {wanted}: {why}"
             record = replace(record, role="", role_rule=rule)
     if record.status == "accepted" and not record.role and not record.reason:
         record = replace(record, reason=ReasonCode.NOT_A_HEAD_VOLUME.value)
     return replace(record, entities=entities)
+
+
+def _why(best: SeriesRecord, other: SeriesRecord, numbers: Mapping[str, int]) -> str:
+    """The first thing in which the better of two series differs from the other."""
+    pairs = zip(_rank(best, numbers), _rank(other, numbers), _RANK_WORDS, strict=True)
+    return next((word for one, two, word in pairs if one != two), _RANK_WORDS[-1])
 
 
 def _entities(record: SeriesRecord) -> dict[str, str]:

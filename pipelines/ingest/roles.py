@@ -1,21 +1,24 @@
 """Which role a volume plays in a study: tags of the acquisition first, words last.
 
-A rule that is not sure gives no role; the volume is converted all the same, and the name of the
-rule stands in `radloom inspect`. The ranges are those of clinical protocols at 1.5 T and 3 T, wide
-where vendors differ and with gaps between, so that a sequence in a gap is left alone. Source of the
-contrasts: Bernstein, King, Zhou, Handbook of MRI Pulse Sequences (2004), chapters 6, 14 and 16.
+The rules are data (`radloom.pipelines.ingest.rules`); this module holds an acquisition against
+them. Where none holds there is no role; the volume is converted all the same, and `radloom inspect`
+shows the rule behind each role, the values that it looked at, and what the name says otherwise.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from radloom.pipelines.export.naming import ROLE_PARTS
+from radloom.pipelines.ingest.rules import Range, RoleRules, When, builtin_rules
 
 __all__ = ["Acquisition", "Role", "entities_of_role", "role_of", "role_of_words"]
+
+NO_AGENT = re.compile(r"^\W*$|^(none|no|n|nil|false|0|ohne|without.*|unenhanced)$")
+"""Values of ContrastBolusAgent (0018,0010) that say there was none."""
 
 
 class Role(NamedTuple):
@@ -30,6 +33,7 @@ class Acquisition:
     """What the rules look at."""
 
     modality: str
+    """DICOM code; empty where unknown."""
     tags: Mapping[str, Any] = field(default_factory=dict)
     """By DICOM keyword; times in ms."""
     image_type: tuple[str, ...] = ()
@@ -48,54 +52,36 @@ class Acquisition:
         except (TypeError, ValueError):
             return None
 
-    def sequences(self) -> set[str]:
-        """ScanningSequence (0018,0020): SE, IR, GR, EP, RM."""
-        value = self.tags.get("ScanningSequence", [])
-        return {str(v).strip().upper() for v in (value if isinstance(value, list) else [value])}
+    def text(self, keyword: str) -> str:
+        r"""A tag in lower case, several values joined by ``\``; empty where absent."""
+        value = self.tags.get(keyword)
+        values = value if isinstance(value, list) else [value]
+        return "\\".join(str(v).strip().lower() for v in values if v is not None)
 
+    @property
+    def name(self) -> str:
+        """Description in lower case, the protocol's name where there is none."""
+        return (self.words or self.text("ProtocolName")).lower()
 
-DERIVED_TYPES = {
-    "ADC", "EADC", "FA", "TRACEW", "COLFA", "TENSOR", "SUBTRACTION", "SUB", "MIP", "MINIP", "MNIP",
-    "PROJECTION IMAGE", "T1 MAP", "T2 MAP", "T2_STAR MAP", "PERFUSION", "RCBF", "RCBV", "CBF",
-    "CBV", "MTT", "TTP", "ASL", "PHASE MAP", "P", "PHASE", "B0 MAP", "FIELD_MAP", "SWI",
-}  # fmt: skip
-"""Values of ImageType (0008,0008) from the third on that mean a computed map."""
+    @property
+    def sequences(self) -> frozenset[str]:
+        """ScanningSequence (0018,0020): SE, IR, GR, EP, RM.
 
-NO_ROLE_WORDS = re.compile(
-    r"adc|trace|(^|[^a-z])(fa|mip|minip|asl|pwi|dwi|dti|swi|swan|venbold|tof|mra|mrv|pca|epi)"
-    r"([^a-z]|$)|bold|diff|perf|angio|phase|field.?map|b0.?map|b1.?map|t1.?map|t2.?map|t2.?star|"
-    r"t2\*|swi|(^|[^a-z0-9])b[01]([^a-z0-9]|$)|locali[sz]er|scout|survey|(^|[^a-z])(seg|mask|label|labels|aseg|gt|lesion|dseg|"
-    r"brainmask|prob|probseg)([^a-z]|$)|subtract|screen"
-)
-"""Words of maps, masks and sequences that no stage takes."""
+        Enhanced MR says the same in EchoPulseSequence (0018,9008), InversionRecovery (0018,9009)
+        and EchoPlanarPulseSequence (0018,9018), DICOM PS3.3 C.8.13.4.
+        """
+        named = set(self.text("ScanningSequence").upper().split("\\"))
+        pulse = self.text("EchoPulseSequence")
+        named |= {"SE"} if pulse in ("spin", "both") else set()
+        named |= {"GR"} if pulse in ("gradient", "both") else set()
+        named |= {"IR"} if self.text("InversionRecovery") == "yes" else set()
+        named |= {"EP"} if self.text("EchoPlanarPulseSequence") == "yes" else set()
+        return frozenset(named - {""})
 
-WORD_ROLES = (
-    ("flair", re.compile(r"flair|dark.?fluid")),
-    ("t1ce", re.compile(
-        r"t1.*(post|contrast|gado?|(^|[^a-z])(ce|gd|km|c\+)([^a-z]|$)|\+c)|"
-        r"(post|contrast|gado?|(^|[^a-z])(ce|gd|km)([^a-z])).*t1|t1c([^a-z]|$)|t1gd|t1ce"
-    )),
-    ("t1", re.compile(r"t1|mp2?rage|bravo|spgr|(^|[^a-z])tfl([^a-z]|$)|(^|[^a-z])tfe([^a-z]|$)")),
-    ("t2", re.compile(r"t2")),
-    ("pd", re.compile(r"(^|[^a-z])pd(w|[^a-z]|$)|proton")),
-    ("ct", re.compile(r"(^|[^a-z])ct([^a-z]|$)")),
-    ("pet", re.compile(r"(^|[^a-z])(pet|fdg|suv)([^a-z]|$)")),
-)  # fmt: skip
-"""Role -> words, in the order in which they are tried."""
-
-HEAD_WORDS = re.compile(r"head|brain|skull|neuro|cerebr|cran|kopf|schaedel|tete")
-"""Words for the head in BodyPartExamined (0018,0015) and descriptions."""
-
-OTHER_PARTS = re.compile(
-    r"abdom|chest|thora|lung|pelvi|spine|knee|liver|cardi|heart|body|shoulder|ankle|wrist|elbow|"
-    r"breast|prostat|kidney|pancrea|(^|[^a-z])(hip|leg|arm|foot|hand)([^a-z]|$)"
-)
-"""Words for the rest of the body."""
-
-HEAD_CT_EXTENT_MM = 320.0
-"""Widest field of view of a head CT; scans of the trunk start near 350 mm."""
-
-CONTRAST_WORDS = WORD_ROLES[1][1]
+    @property
+    def has_agent(self) -> bool:
+        """Whether the header names a contrast agent."""
+        return not NO_AGENT.search(self.text("ContrastBolusAgent"))
 
 
 def entities_of_role(role: str) -> dict[str, str]:
@@ -103,128 +89,119 @@ def entities_of_role(role: str) -> dict[str, str]:
     return dict(ROLE_PARTS.get(role, {}))
 
 
-def role_of(acquisition: Acquisition) -> Role:
-    """The role of one 3D volume from its tags and words.
+def role_of(acquisition: Acquisition, rules: RoleRules | None = None) -> Role:
+    """The role of one 3D volume from its tags and words; rules None: those that ship with Radloom.
 
     >>> role_of(Acquisition("MR", {"ScanningSequence": ["GR", "IR"], "RepetitionTime": 2300,
-    ...                            "EchoTime": 2.9, "InversionTime": 900})).role
-    't1'
+    ...                            "EchoTime": 2.9, "InversionTime": 900}))
+    Role(role='t1', rule='inversion recovery gradient echo: TR 2300, TE 2.9, TI 900')
     """
-    words = acquisition.words.lower()
-    derived = DERIVED_TYPES.intersection(acquisition.image_type[2:])
-    if derived:
-        return Role("", f"ImageType: {', '.join(sorted(derived))}")
-    if NO_ROLE_WORDS.search(words):
-        return Role("", "name: not a structural scan")
-    part = str(acquisition.tags.get("BodyPartExamined", "")).lower()
-    if OTHER_PARTS.search(part) and not HEAD_WORDS.search(part):
-        return Role("", "BodyPartExamined: not the head")
-    if acquisition.modality == "CT":
-        return _ct(acquisition, f"{part} {words}")
-    if acquisition.modality == "PT":
-        return Role("pet", "Modality: PT")
-    role = _mr(acquisition)
-    if role.role == "t1" and acquisition.tags.get("ContrastBolusAgent"):
-        return Role("t1ce", f"{role.rule}; ContrastBolusAgent")
-    if role.role == "t1" and CONTRAST_WORDS.search(words):
-        return Role("t1ce", f"{role.rule}; name: contrast agent")
-    return role
+    rules = rules or builtin_rules()
+    for rule in rules.rules:
+        if not _holds(rule.when, acquisition):
+            continue
+        found, text = rule.role, rule.rule + _facts(rule.when, acquisition)
+        for refinement in rules.refine:
+            if refinement.of == found and _holds(refinement.when, acquisition):
+                found = refinement.role
+                text += f"; {refinement.rule}{_facts(refinement.when, acquisition)}"
+                break
+        role = "" if found == "none" else found
+        return Role(role, text + _contradiction(role, rule.when, acquisition, rules))
+    return Role("", "nothing names a role")
 
 
-def role_of_words(words: str) -> Role:
-    """The role that a description or file name speaks of; none where two exclude each other.
+def role_of_words(words: str, rules: RoleRules | None = None) -> Role:
+    """The role that a file's name speaks of where nothing else is known.
 
     >>> role_of_words("study1_T2W").role, role_of_words("sub-1_T1w_mask").role
     ('t2', '')
     """
-    words = words.lower()
-    if NO_ROLE_WORDS.search(words):
-        return Role("", "name: not a structural scan")
-    for role, pattern in WORD_ROLES:
-        found = pattern.search(words)
-        if found:
-            return Role(role, f"name: {found.group().strip('_-. ')}")
-    return Role("", "nothing names a role")
+    return role_of(Acquisition("", words=words), rules)
 
 
-def _ct(acquisition: Acquisition, words: str) -> Role:
-    if HEAD_WORDS.search(words):
-        return Role("ct", "Modality: CT; name or body part: head")
-    if OTHER_PARTS.search(words):
-        return Role("", "name or body part: not the head")
-    wide = max(acquisition.extent_mm[:2])
-    if 0 < wide <= HEAD_CT_EXTENT_MM:
-        return Role("ct", f"Modality: CT; field of view of {wide:.0f} mm")
-    return Role("", f"a field of view of {wide:.0f} mm, and nothing says head")
+def _contradiction(role: str, when: When, acquisition: Acquisition, rules: RoleRules) -> str:
+    """What the name alone would have said, if that is another role than the tags gave."""
+    if not role or when.words or not acquisition.name:
+        return ""
+    named = next(
+        (r for r in rules.rules if _is_by_name(r.when) and _holds(r.when, acquisition)), None
+    )
+    if named is None or named.role in ("none", role) or role == "t1ce":
+        return ""
+    return f"; the name speaks of {named.role}, tags come first"
 
 
-class _Rule(NamedTuple):
-    """Ranges of TR, TE, TI in ms and flip angle in degrees; None: any."""
+def _is_by_name(when: When) -> bool:
+    asked = {name for name, value in when if value not in (None, {})}
+    return "words" in asked and asked <= {"modality", "words", "not_words"}
 
-    role: str
-    tr: tuple[float, float] | None = None
-    te: tuple[float, float] | None = None
-    ti: tuple[float, float] | None = None
-    fa: tuple[float, float] | None = None
 
-    def holds(self, values: Mapping[str, float]) -> bool:
-        """Whether each value lies in its range."""
-        return all(low <= values[name] <= high for name, (low, high) in self.ranges().items())
+_RANGES: Mapping[str, tuple[str, Callable[[Acquisition], float | None]]] = {
+    "tr_ms": ("TR", lambda a: a.number("RepetitionTime")),
+    "te_ms": ("TE", lambda a: a.number("EchoTime")),
+    "ti_ms": ("TI", lambda a: a.number("InversionTime") or 0.0),
+    "flip_degrees": ("flip angle", lambda a: a.number("FlipAngle")),
+    "echo_train": ("echo train", lambda a: a.number("EchoTrainLength")),
+    "b_value": ("b", lambda a: a.number("DiffusionBValue")),
+    "width_mm": ("width", lambda a: max(a.extent_mm[:2]) or None),
+}
+"""Condition -> what it is called, and the number that it looks at."""
 
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        """Name -> range, where there is one."""
-        every = {"TR": self.tr, "TE": self.te, "TI": self.ti, "FA": self.fa}
-        return {name: limits for name, limits in every.items() if limits is not None}
 
-    def text(self) -> str:
-        """The rule for people."""
-        return ", ".join(
-            f"{name} {low:g} to {high:g}" if high < _NO_LIMIT else f"{name} from {low:g}"
-            for name, (low, high) in self.ranges().items()
+def _holds(when: When, acquisition: Acquisition) -> bool:
+    return (
+        _right_kind(when, acquisition)
+        and all(
+            _within(getattr(when, name), get(acquisition)) for name, (_, get) in _RANGES.items()
         )
+        and all(re.search(p, acquisition.text(k)) for k, p in when.tags.items())
+        and _says(when.words, when.not_words, acquisition.name)
+        and _says(when.body, when.not_body, acquisition.text("BodyPartExamined"))
+    )
 
 
-_NO_LIMIT = 1e9
-
-_INVERSION_RULES = (
-    _Rule("flair", ti=(1500, 3500), te=(60, 700), tr=(4000, _NO_LIMIT)),
-    _Rule("t1", ti=(300, 1400), te=(0, 30), tr=(3, 3500)),
-)
-
-_SPIN_ECHO_RULES = (
-    _Rule("t2", te=(70, 700), tr=(2000, _NO_LIMIT)),
-    _Rule("t1", te=(1, 30), tr=(100, 1100)),
-    _Rule("pd", te=(1, 45), tr=(1800, _NO_LIMIT)),
-)
-
-_GRADIENT_ECHO_RULES = (
-    _Rule("t1", te=(0.5, 10), tr=(3, 50), fa=(7, 90)),
-    _Rule("t1", te=(0.5, 10), tr=(3, 600), fa=(45, 90)),
-)
+def _right_kind(when: When, acquisition: Acquisition) -> bool:
+    sequences = acquisition.sequences
+    return (
+        (when.modality is None or acquisition.modality in when.modality)
+        and sequences.issuperset(when.sequence or ())
+        and sequences.isdisjoint(when.not_sequence or ())
+        and (when.image_type is None or _any_of(when.image_type, acquisition.image_type[2:]))
+        and when.contrast_agent in (None, acquisition.has_agent)
+        and when.is_split in (None, acquisition.is_split)
+    )
 
 
-def _mr(acquisition: Acquisition) -> Role:
-    sequences = acquisition.sequences()
-    if "EP" in sequences:
-        return Role("", "ScanningSequence: EP")
-    keywords = {"TR": "RepetitionTime", "TE": "EchoTime", "TI": "InversionTime", "FA": "FlipAngle"}
-    values = {name: acquisition.number(k) or 0.0 for name, k in keywords.items()}
-    rules: Sequence[_Rule] = ()
-    if values["TR"] and values["TE"]:
-        rules = _rules(sequences, values["TI"], is_split=acquisition.is_split)
-    for rule in rules:
-        if rule.holds(values):
-            return Role(rule.role, rule.text())
-    words = role_of_words(acquisition.words)
-    if words.role in ("ct", "pet"):
-        return Role("", f"{words.rule}, but Modality: MR")
-    return words
+def _any_of(wanted: Iterable[str], values: Iterable[str]) -> bool:
+    return not {v.upper() for v in wanted}.isdisjoint(v.upper() for v in values)
 
 
-def _rules(sequences: set[str], ti: float, *, is_split: bool) -> Sequence[_Rule]:
-    if "IR" in sequences or ti >= 300:
-        return _INVERSION_RULES
-    if "GR" in sequences:
-        # Several gradient echoes are a field map or a T2* measurement.
-        return () if is_split else _GRADIENT_ECHO_RULES
-    return _SPIN_ECHO_RULES if "SE" in sequences else ()
+def _within(limits: Range | None, value: float | None) -> bool:
+    if limits is None:
+        return True
+    low, high = limits
+    return value is not None and value >= low and (high is None or value <= high)
+
+
+def _says(wanted: str | None, unwanted: str | None, text: str) -> bool:
+    if wanted is not None and not re.search(wanted, text):
+        return False
+    return unwanted is None or not re.search(unwanted, text)
+
+
+def _facts(when: When, acquisition: Acquisition) -> str:
+    """The values that a rule looked at, for people."""
+    found = [
+        f"{label} {get(acquisition):g}"
+        for name, (label, get) in _RANGES.items()
+        if getattr(when, name) is not None and (name != "ti_ms" or get(acquisition))
+    ]
+    found += [f"{keyword} {acquisition.text(keyword)}" for keyword in when.tags]
+    if when.image_type:
+        named = {v.upper() for v in when.image_type}.intersection(acquisition.image_type[2:])
+        found.append(f"ImageType {', '.join(sorted(named))}")
+    match = re.search(when.words, acquisition.name) if when.words else None
+    if match and match.group().strip():
+        found.append(f"'{match.group().strip(' _-.')}'")
+    return f": {', '.join(found)}" if found else ""

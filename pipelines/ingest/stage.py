@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from radloom.errors import SeriesRefused
@@ -28,6 +29,9 @@ class IngestStage:
 
     convert_without_role: bool = True
     """Whether series that no stage takes are converted too."""
+    roles: Path | None = None
+    """A file of role rules (see ``radloom inspect --print-roles``); None: those that ship with
+    Radloom. Discovery uses it; a study is read again where a role or its rule changed."""
 
     @property
     def name(self) -> str:
@@ -36,7 +40,8 @@ class IngestStage:
 
     def fingerprint(self) -> str:
         """Hex digest over the parameters and `INGEST_VERSION`."""
-        text = json.dumps([self.name, INGEST_VERSION, asdict(self)], sort_keys=True)
+        known = {k: v for k, v in asdict(self).items() if k != "roles"}
+        text = json.dumps([self.name, INGEST_VERSION, known], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def input_hashes(self, study: Study) -> Mapping[str, str]:
@@ -49,7 +54,11 @@ class IngestStage:
             for path in series.files:
                 hashes[_digest(path)] = _state(study, path)
             hashes[f"series {series.series_uid} {_digest(*series.files)}"] = _digest(
-                series.status, series.reason, series.role, json.dumps(dict(series.entities))
+                series.status,
+                series.reason,
+                series.role,
+                series.role_rule,
+                json.dumps(dict(series.entities)),
             )
         return dict(sorted(hashes.items()))
 

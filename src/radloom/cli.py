@@ -71,6 +71,10 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Run code and pickles that come with outside models."),
 ]
+Roles = Annotated[
+    Path | None,
+    typer.Option("--roles", metavar="FILE", help="Role rules; see inspect --print-roles."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -198,20 +202,41 @@ def demo(
     _finish(summary)
 
 
+def _print_roles(wanted: bool) -> None:  # noqa: FBT001  # typer's callback
+    if wanted:
+        from radloom.pipelines.ingest.rules import builtin_text
+
+        sys.stdout.write(builtin_text())
+        raise typer.Exit
+
+
 @app.command()
 @_guarded
 def inspect(
     studies: Studies,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False,
+    roles: Roles = None,
+    print_roles: Annotated[
+        bool,
+        typer.Option(
+            "--print-roles",
+            callback=_print_roles,
+            is_eager=True,
+            help="Print the built-in role rules, to edit them; needs no STUDIES.",
+        ),
+    ] = False,
 ) -> None:
     """Say which studies and series there are, their roles, and what is refused and why."""
     _require_folder(studies)
     from radloom.pipelines.ingest import discover, inspect_rows
+    from radloom.pipelines.ingest.rules import load_rules
     from radloom.pipelines.listing import as_table
 
+    del print_roles  # its callback has answered already
+    rules = load_rules(roles)
     with _status("reading headers"):
-        records = discover(studies)
+        records = discover(studies, rules=rules)
     if as_json:
         sys.stdout.write(json.dumps(inspect_rows(records), indent=2, ensure_ascii=False) + "\n")
     else:
@@ -220,12 +245,14 @@ def inspect(
 
 @app.command()
 @_guarded
-def convert(studies: Studies, out: Out) -> None:
+def convert(studies: Studies, out: Out, *, roles: Roles = None) -> None:
     """Ingest alone: NIfTI and a JSON file for each accepted series, and OUT/ingest.tsv."""
     _require_folder(studies)
     from radloom.pipelines.workflow import load_workflow
 
-    _finish(_run(studies, out, load_workflow("head", only=("ingest",))))
+    _finish(
+        _run(studies, out, load_workflow("head", only=("ingest",), parameters=_with_roles(roles)))
+    )
 
 
 @app.command()
@@ -242,6 +269,7 @@ def run(
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler that runs already.")
     ] = None,
+    roles: Roles = None,
     fast: Fast = False,
     trust: Trust = False,
 ) -> None:
@@ -253,7 +281,7 @@ def run(
         _run(
             studies,
             out,
-            load_workflow(workflow, fast=fast),
+            load_workflow(workflow, fast=fast, parameters=_with_roles(roles)),
             device=device,
             workers=workers,
             scheduler=scheduler,
@@ -408,6 +436,11 @@ def report(out: Results) -> None:
 
     write_tables(out)
     _say(f"wrote {write_report(out)}")
+
+
+def _with_roles(roles: Path | None) -> dict[str, dict[str, Any]]:
+    """Parameters of the ingest stage that replace those of the workflow."""
+    return {} if roles is None else {"ingest": {"roles": str(roles.resolve())}}
 
 
 def _run(studies: Path, out: Path, workflow: Workflow, **options: Any) -> RunSummary:
