@@ -71,10 +71,16 @@ class ReasonCode(str, Enum):
     """No installed decoder knows the transfer syntax."""
     AMBIGUOUS_UNITS = "ambiguous_units"
     """The rescaling differs within the series or is absent where the modality demands it."""
+    SUV_UNKNOWN = "suv_unknown"
+    """SUV was asked for, and the headers lack what it takes or contradict themselves."""
     INVALID_AFFINE = "invalid_affine"
     """A NIfTI, NRRD or MHA file whose affine is singular or not finite."""
     NOT_FINITE = "not_finite"
     """Some voxels are NaN or infinite, and nothing says what they stand for."""
+    TILT_CORRECTED = "tilt_corrected"
+    """The slice stack was sheared, and was resampled to a straight grid as the workflow allows."""
+    SPACING_RESAMPLED = "spacing_resampled"
+    """Slice distances differed, and slices were interpolated as the workflow allows."""
     SPLIT_SERIES = "split_series"
     """One SeriesInstanceUID held several volumes; this is one of them."""
     TIME_SERIES = "time_series"
@@ -109,6 +115,7 @@ _FAULTS = frozenset(
         ReasonCode.UNREADABLE,
         ReasonCode.CODEC_MISSING,
         ReasonCode.AMBIGUOUS_UNITS,
+        ReasonCode.SUV_UNKNOWN,
         ReasonCode.INVALID_AFFINE,
         ReasonCode.NOT_FINITE,
     }
