@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from radloom.pipelines.ingest.discovery import discover
 from radloom.pipelines.ingest.roles import Acquisition, role_of, role_of_words
 
 # Protocols of vendors and textbooks: sequence, TR, TE, TI, flip angle -> role.
@@ -78,3 +79,42 @@ def test_words_decide_last(words, role):
 def test_head_ct_is_told_from_the_rest(words, extent, role):
     acquisition = Acquisition("CT", {}, words=words, extent_mm=(extent, extent, 160))
     assert role_of(acquisition).role == role
+
+
+@pytest.mark.real_data
+def test_real_scans_have_the_roles_that_a_reader_gives_them(real_data):
+    found = {
+        name: sorted(
+            (series.description, series.role)
+            for study in discover(real_data / "studies" / name)
+            for series in study.series
+            if series.role
+        )
+        for name in ("mprage", "ms01", "mr_sagittal_mixed")
+    }
+    assert found == {
+        "mprage": [("SAG MPRAGE 220 FOV", "t1")],
+        "ms01": [
+            (f"study{n}_{name}", role)
+            for n in (1, 2)
+            for name, role in (("FLAIR", "flair"), ("T1W", "t1"), ("T2W", "t2"))
+        ],
+        "mr_sagittal_mixed": [("t1_fl2d_sag", "t1")],
+    }
+
+
+@pytest.mark.real_data
+def test_real_scans_of_all_vendors_without_names(real_data):
+    """Times and sequence alone: the descriptions were taken out of these files."""
+    roles = [
+        (series.role, series.role_rule.split(":")[0])
+        for study in discover(real_data / "dicom" / "vendors")
+        for series in study.series
+        if series.reader == "highdicom" and series.role
+    ]
+    names = {rule for role, rule in roles}
+    assert {role for role, _ in roles} == {"t1", "flair", "pd"}
+    assert "fluid-attenuated contrast" in names  # Philips, enhanced, TI 1400
+    assert "spoiled gradient echo" in names  # Philips, enhanced
+    assert "inversion recovery gradient echo" in names  # GE
+    assert "long inversion time, T2 weighting" in names  # Siemens, Philips classic
