@@ -26,7 +26,7 @@ from radloom.transforms.synthesis.phantom_brain import paint_brain
 from radloom.transforms.synthesis.phantom_head import paint_head, skull_hulls
 from radloom.transforms.synthesis.phantom_shape import HeadShape, draw_head_shape
 from radloom.transforms.synthesis.solids import Canvas, Points, smooth_field
-from radloom.transforms.synthesis.tissues import LABEL_NAMES, STRUCTURES, Code, Structure
+from radloom.transforms.synthesis.tissues import PHANTOM_LABEL_NAMES, STRUCTURES, Code, Structure
 
 __all__ = [
     "HeadPhantom",
@@ -88,7 +88,9 @@ def build_head(shape: HeadShape, *, spacing_mm: float = 1.0) -> HeadPhantom:
     axes, affine = _grid(spacing_mm)
     slabs = (_build_slab(shape, (x, axes[1], axes[2]), affine) for x in axes[0].split(_SLAB))
     top, under, share, texture, labels = (torch.cat(part) for part in zip(*slabs, strict=True))
-    return HeadPhantom(shape, make_label(labels, affine), LABEL_NAMES, top, under, share, texture)
+    return HeadPhantom(
+        shape, make_label(labels, affine), PHANTOM_LABEL_NAMES, top, under, share, texture
+    )
 
 
 def _grid(spacing_mm: float) -> tuple[Points, Affine]:

@@ -1,4 +1,4 @@
-"""The structures of the head phantom and what each looks like in MR and CT.
+"""The structures of a head, from label maps or the phantom, and what each looks like in MR and CT.
 
 MR: T1, T2 in ms and proton density relative to water, at 3 T. Where one of these sources measured
 a tissue its value is taken (rounded); the rest (marked "set") are chosen within what such tissues
@@ -18,15 +18,25 @@ doi:10.1088/0031-9155/45/2/314, rounded.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
 
-__all__ = ["LABEL_NAMES", "STRUCTURES", "Code", "Relaxation", "Structure", "Tissue"]
+__all__ = [
+    "CODES",
+    "LABEL_NAMES",
+    "PHANTOM_LABEL_NAMES",
+    "STRUCTURES",
+    "Code",
+    "Relaxation",
+    "Structure",
+    "Tissue",
+]
 
 
 class Code(IntEnum):
-    """What the canvas paints; indices of `STRUCTURES`."""
+    """What a voxel holds; indices of `STRUCTURES`, all below 64."""
 
     AIR = 0
     SKIN = 1
@@ -67,6 +77,16 @@ class Code(IntEnum):
     CEREBELLAR_WHITE = 35
     CHIASM = 36
     CORD = 37
+    LESION = 38
+    """White matter that ageing or disease has changed."""
+    VESSEL = 39
+    """Small vessels between the basal ganglia."""
+    FIFTH_VENTRICLE = 40
+    CHOROID = 41
+    """Choroid plexus in the body of the lateral ventricle."""
+    TEMPORAL_CHOROID = 42
+    EYE_MUSCLE = 43
+    OPTIC_NERVE = 44
 
 
 @dataclass(frozen=True)
@@ -129,11 +149,13 @@ _DIENCEPHALON = Tissue(Relaxation(1180, 75, 0.75), 32, 0.02, 1.5)  # set
 _STEM = Tissue(Relaxation(1120, 75, 0.74), 30, 0.02, 1.5)  # set
 _CORD = Tissue(Relaxation(993, 78, 0.72), 32, 0.02, 1.5)
 _FOLIA = Tissue(Relaxation(1700, 97, 0.84), 38, 0.02, 1.5)  # set
+_LESION = Tissue(Relaxation(1500, 135, 0.82), 24, 0.04, 2)  # set
+_PLEXUS = Tissue(Relaxation(1900, 140, 0.88), 40, 0.08, 8)  # set
 
 STRUCTURES: tuple[Structure, ...] = (
     Structure((0, 0), "background", _AIR),
     Structure((511, 511), "skin and scalp", _SKIN),
-    Structure((511, 511), "skin and scalp", _FAT),
+    Structure((507, 507), "muscle and other soft tissue", _FAT),
     Structure((507, 507), "muscle and other soft tissue", _MUSCLE),
     Structure((509, 509), "nasal mucosa", _MUCOSA),
     Structure((0, 0), "background", _AIR),
@@ -146,7 +168,7 @@ STRUCTURES: tuple[Structure, ...] = (
     Structure((507, 507), "muscle and other soft tissue", _NERVE),
     Structure((507, 507), "muscle and other soft tissue", _GLAND),
     Structure((507, 507), "muscle and other soft tissue", _DISC),
-    Structure((512, 512), "dura", _DURA),
+    Structure((500, 500), "dura", _DURA),
     Structure((502, 502), "artery", _ARTERY),
     Structure((514, 514), "venous sinus", _SINUS),
     Structure((24, 24), "CSF", _CSF),
@@ -168,20 +190,33 @@ STRUCTURES: tuple[Structure, ...] = (
     Structure((8, 47), "cerebellar cortex", _FOLIA),
     Structure((7, 46), "cerebellar white matter", _WHITE),
     Structure((85, 85), "optic chiasm", _NERVE),
-    Structure((16, 16), "brainstem", _CORD),
+    Structure((512, 512), "spinal cord", _CORD),
+    Structure((25, 57), "white matter lesion", _LESION),
+    Structure((30, 62), "vessel", _ARTERY),
+    Structure((72, 72), "fifth ventricle", _CSF),
+    Structure((136, 163), "choroid plexus", _PLEXUS),
+    Structure((137, 164), "inferior choroid plexus", _PLEXUS),
+    Structure((508, 508), "eye muscle", _MUSCLE),
+    Structure((530, 530), "optic nerve", _NERVE),
 )
 """Indexed by `Code`."""
 
+CODES = len(STRUCTURES)
+"""How many there are."""
 
-def _label_names() -> dict[int, str]:
+
+def _label_names(structures: Iterable[Structure]) -> Mapping[int, str]:
     names: dict[int, str] = {}
-    for structure in STRUCTURES:
+    for structure in structures:
         left, right = structure.label
         paired = left != right
         names[left] = f"left {structure.name}" if paired else structure.name
         names[right] = f"right {structure.name}" if paired else structure.name
-    return dict(sorted(names.items()))
+    return MappingProxyType(dict(sorted(names.items())))
 
 
-LABEL_NAMES = MappingProxyType(_label_names())
-"""Label value -> structure, as the phantom's label map uses them."""
+LABEL_NAMES = _label_names(STRUCTURES)
+"""Label value -> structure."""
+
+PHANTOM_LABEL_NAMES = _label_names(STRUCTURES[: Code.CORD + 1])
+"""Those of them that the phantom has."""
