@@ -68,8 +68,10 @@ class SeriesRecord:
     """Millimetres along I, J, K."""
     files: tuple[str, ...] = ()
     """Source files, relative to the study root, in slice order where one is known."""
+    units: str = ""
+    """Units of the volume, one of `radloom.shapes.UNITS`; empty where they are not known yet."""
     reader: str = ""
-    """highdicom, dcm2niix, nifti or itk: what will build the volume."""
+    """highdicom, straightening, dcm2niix, nifti or itk: what will build the volume."""
     entities: Mapping[str, str] = field(default_factory=dict)
     """BIDS parts of the output's name: suffix, datatype, and run, acq, ... where needed."""
     headers: Mapping[str, Any] = field(default_factory=dict)

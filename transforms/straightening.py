@@ -141,7 +141,14 @@ def _fill(
         if weight >= 1 - ON_THE_GRID:
             array[:, :, k] = after
         else:
-            array[:, :, k] = before * np.float32(1 - weight) + after * np.float32(weight)
+            array[:, :, k] = _mixed(before, after, weight)
+
+
+def _mixed(
+    a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], weight: float
+) -> npt.NDArray[np.float32]:
+    """`a` and `weight` of the way to `b`; where both are one number, that number exactly."""
+    return a + (b - a) * np.float32(weight)
 
 
 def _shifted(
@@ -165,7 +172,5 @@ def _shifted_along(
     if part <= ON_THE_GRID:
         moved[whole : whole + len(values)] = values
     else:
-        moved[whole + 1 : whole + len(values)] = values[:-1] * np.float32(part) + values[
-            1:
-        ] * np.float32(1 - part)
+        moved[whole + 1 : whole + len(values)] = _mixed(values[1:], values[:-1], part)
     return np.moveaxis(moved, 0, axis)

@@ -42,9 +42,12 @@ from datetime import date
 from math import exp, log, log2
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from radloom.errors import ReasonCode, SeriesRefused
 
-__all__ = ["PetImage", "PetScale", "activity_scale", "suv_scale"]
+__all__ = ["PetImage", "PetScale", "activity_scale", "scale_slices", "suv_scale"]
 
 T = TypeVar("T", bound=Hashable)
 
@@ -179,6 +182,29 @@ def suv_scale(images: Sequence[PetImage]) -> PetScale:
         "Philips' factor (7053,1000) or (7053,1009) in every image",
         f"{len(direct)} and {len(activity)} of {len(images)}",
     )
+
+
+def scale_slices(array: npt.NDArray[np.float32], factors: Sequence[float]) -> None:
+    """Multiplies (I, J, K) or (T, I, J, K) values in place, each slice by its own factor.
+
+    Args:
+        array: what the rescaled values are.
+        factors: K, or K * T with T the faster; all alike where slices were interpolated.
+
+    Raises:
+        SeriesRefused: factors differ, and there are not as many as slices.
+    """
+    if len(set(factors)) == 1:
+        array *= np.float32(factors[0])
+        return
+    n_volumes = array.shape[0] if array.ndim == 4 else 1
+    if len(factors) != array.shape[-1] * n_volumes:
+        raise SeriesRefused(
+            ReasonCode.AMBIGUOUS_UNITS,
+            f"expected one factor for all of {len(factors)} images, got several",
+        )
+    by_slice = np.asarray(factors, dtype=np.float32).reshape(array.shape[-1], n_volumes)
+    array *= by_slice.T[:, None, None, :] if array.ndim == 4 else by_slice[:, 0]
 
 
 def _from_activity(images: Sequence[PetImage], to_activity: tuple[float, ...]) -> PetScale:

@@ -13,9 +13,17 @@ from radloom.pipelines.ingest.files import Home, file_record, home_of
 from radloom.pipelines.ingest.headers import SliceHeader, read_headers
 from radloom.pipelines.ingest.names import digest_label, made_uid, redact, redact_paths
 from radloom.pipelines.ingest.naming import choose_roles, name_series
+from radloom.pipelines.ingest.options import (
+    DEFAULT_OPTIONS,
+    IngestOptions,
+    finished,
+    notes_of,
+    repair_code,
+)
 from radloom.pipelines.ingest.roles import Acquisition, Role, role_of
 from radloom.pipelines.ingest.rules import RoleRules, builtin_rules
 from radloom.pipelines.ingest.scan import Found, scan_folder
+from radloom.pipelines.ingest.units import units_of
 from radloom.pipelines.ingest.verdicts import Part, extent_mm, file_order, parts_of_series
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 
@@ -33,7 +41,9 @@ class _Draft:
     records: list[SeriesRecord] = field(default_factory=list)
 
 
-def discover(folder: Path, *, rules: RoleRules | None = None) -> tuple[StudyRecord, ...]:
+def discover(
+    folder: Path, *, rules: RoleRules | None = None, options: IngestOptions = DEFAULT_OPTIONS
+) -> tuple[StudyRecord, ...]:
     """Every study below `folder` with all its series, those that were refused included.
 
     Headers only; no pixel is decoded. DICOM is grouped by patient and StudyInstanceUID, other
@@ -44,6 +54,7 @@ def discover(folder: Path, *, rules: RoleRules | None = None) -> tuple[StudyReco
     Args:
         folder: of studies.
         rules: what gives a volume its role; None: the rules that ship with Radloom.
+        options: what may be resampled, and in which units PET is wanted.
 
     Raises:
         InputError: `folder` is not a folder.
@@ -70,7 +81,7 @@ def discover(folder: Path, *, rules: RoleRules | None = None) -> tuple[StudyReco
     for item in lost:
         draft = _nearest(item, places) or _draft_of(home_of(folder, item.path), file_drafts)
         draft.records.append(_lost_record(item))
-    return _records(folder, [*drafts, *file_drafts.values()], identifiers, rules)
+    return _records(folder, [*drafts, *file_drafts.values()], identifiers, rules, options)
 
 
 def _each_once(headers: Iterable[SliceHeader]) -> list[SliceHeader]:
@@ -133,7 +144,11 @@ def _lost_record(item: Found) -> SeriesRecord:
 
 
 def _records(
-    folder: Path, drafts: Sequence[_Draft], identifiers: set[str], rules: RoleRules
+    folder: Path,
+    drafts: Sequence[_Draft],
+    identifiers: set[str],
+    rules: RoleRules,
+    options: IngestOptions,
 ) -> tuple[StudyRecord, ...]:
     records = []
     taken: Counter[tuple[str, str]] = Counter()
@@ -143,17 +158,19 @@ def _records(
         session = draft.session
         if taken[draft.subject, session] > 1:
             session += digest_label(draft.study_uid, 4)
-        series = tuple(_series(draft, identifiers, rules))
+        series = tuple(_series(draft, identifiers, rules, options))
         records.append(StudyRecord(draft.subject, session, draft.study_uid, folder, series))
     return tuple(sorted(records, key=lambda record: record.key))
 
 
-def _series(draft: _Draft, identifiers: set[str], rules: RoleRules) -> list[SeriesRecord]:
+def _series(
+    draft: _Draft, identifiers: set[str], rules: RoleRules, options: IngestOptions
+) -> list[SeriesRecord]:
     numbers = {uid: headers[0].series_number for uid, headers in draft.dicom.items()}
     series = [
         record
         for uid, headers in draft.dicom.items()
-        for record in _series_records(uid, headers, identifiers, rules)
+        for record in _series_records(uid, headers, identifiers, rules, options)
     ]
     series += [replace(r, detail=redact_paths(r.detail, identifiers)) for r in draft.records]
     series.sort(
@@ -163,11 +180,32 @@ def _series(draft: _Draft, identifiers: set[str], rules: RoleRules) -> list[Seri
 
 
 def _series_records(
-    uid: str, headers: Sequence[SliceHeader], identifiers: set[str], rules: RoleRules
+    uid: str,
+    headers: Sequence[SliceHeader],
+    identifiers: set[str],
+    rules: RoleRules,
+    options: IngestOptions,
 ) -> list[SeriesRecord]:
-    parts = parts_of_series(headers)
+    parts = [finished(part, options) for part in parts_of_series(headers)]
     n_passed = sum(part.code is None for part in parts)
-    return [_record(uid, part, identifiers, rules, is_split=n_passed > 1) for part in parts]
+    return [
+        _annotated(_record(uid, part, identifiers, rules, is_split=n_passed > 1), part, options)
+        for part in parts
+    ]
+
+
+def _annotated(record: SeriesRecord, part: Part, options: IngestOptions) -> SeriesRecord:
+    """The record with its units, and with what `options` did to it."""
+    if part.code is not None:
+        return record
+    repaired = repair_code(part)
+    return replace(
+        record,
+        units=units_of(part.slices, suv=options.suv),
+        reader="straightening" if repaired else record.reader,
+        reason=repaired.value if repaired else record.reason,
+        headers={**record.headers, **notes_of(part, options)},
+    )
 
 
 def _record(
@@ -180,6 +218,7 @@ def _record(
         modality=first.modality,
         description=description,
         status="rejected",
+        detail=redact_paths(part.detail, identifiers),
         files=file_order(part.slices),
         headers={**first.facts, "SourceInstancesDigest": _instances(part)},
         entities=dict(part.entities),
@@ -202,7 +241,7 @@ def _record(
         reader, reason = "highdicom", ""
     else:
         role = Role("", "a mosaic" if part.kind == "volume" else "4D")
-        reader = "highdicom" if first.n_frames > 1 else "dcm2niix"
+        reader = "dcm2niix" if first.mosaic else "highdicom"
         reason = {"volume": "", **{k: k for k in ("time_series", "diffusion")}}[part.kind]
     if is_split:
         reason = reason or ReasonCode.SPLIT_SERIES.value

@@ -20,8 +20,10 @@ from typing import Any, BinaryIO
 
 from radloom.errors import ReasonCode
 from radloom.pipelines.ingest.names import made_uid
+from radloom.pipelines.ingest.pet import pet_image
 from radloom.pipelines.ingest.rules import ROLE_KEYWORDS
 from radloom.transforms.dicom import SlicePlane
+from radloom.transforms.suv import PetImage
 
 __all__ = [
     "PARSE_ERRORS",
@@ -117,6 +119,9 @@ class SliceHeader:
     component: str = ""
     """M, P, R or I: magnitude, phase, real, imaginary; empty where unsaid."""
     echo_time_ms: float | None = None
+    inversion_time_ms: float | None = None
+    flip_angle: float | None = None
+    """Degrees."""
     b_value: float | None = None
     """Diffusion weighting in s/mm2."""
     gradient: tuple[float, ...] | None = None
@@ -136,13 +141,13 @@ class SliceHeader:
     scale_slope: float | None = None
     """Philips' private ScaleSlope (2005,100E), from display value to floating point."""
     temporal: tuple[str, ...] = ()
-    """Temporal position, trigger time, acquisition number, acquisition time, as written."""
+    """Temporal position index and identifier, trigger time, acquisition number, as written."""
     acquisition_number: str = ""
     rescale: tuple[float, float] | None = None
     """Slope and intercept (0028,1053), (0028,1052)."""
     rescale_type: str = ""
-    units: str = ""
-    """Units (0054,1001) of PET."""
+    pet: PetImage | None = None
+    """What the units and SUV of a PET image depend on; None for other modalities."""
     has_modality_lut: bool = False
     mosaic: int = 0
     """How many slices a Siemens mosaic holds; -1: a mosaic of unknown number."""
@@ -265,7 +270,7 @@ def _common(dataset: Any, path: str, sources: Sequence[Any]) -> SliceHeader:
         photometric=_text(dataset, "PhotometricInterpretation").upper(),
         frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
         acquisition_number=_text(dataset, "AcquisitionNumber"),
-        units=_text(dataset, "Units").upper(),
+        pet=pet_image(dataset) if _text(dataset, "Modality").upper() == "PT" else None,
         has_modality_lut="ModalityLUTSequence" in dataset,
         mosaic=_mosaic(dataset, image_type),
         facts=_facts(sources),
@@ -282,6 +287,8 @@ def _slice_values(sources: Sequence[Any]) -> dict[str, Any]:
         "plane": _plane(sources),
         "component": _component(sources),
         "echo_time_ms": None if echo is None else float(echo),
+        "inversion_time_ms": _as_float(_first(sources, "InversionTime", "InversionTimes")),
+        "flip_angle": _as_float(_first(sources, "FlipAngle")),
         "b_value": _b_value(sources),
         "gradient": _gradient(sources),
         "frame_type": _frame_type(sources),
@@ -298,8 +305,6 @@ def _slice_values(sources: Sequence[Any]) -> dict[str, Any]:
                 "TemporalPositionIdentifier",
                 "TriggerTime",
                 "AcquisitionNumber",
-                "FrameAcquisitionDateTime",
-                "AcquisitionTime",
             )
         ),
         "rescale": (float(slope), float(intercept)) if known else None,
@@ -328,12 +333,19 @@ def _component(sources: Sequence[Any]) -> str:
     words = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I"}
     if named in words:
         return words[named]
+    raw = _as_float(_private(sources, GE_RAW_DATA_TYPE))
+    if raw is not None and "GE" in str(_first(sources, "Manufacturer") or "").upper().split():
+        return dict(enumerate("MPRI")).get(int(raw), "")
     for value in _many(_first(sources, "ImageType"))[2:]:
         head = str(value).strip().upper().split("_")
         letters = [part for part in head if part in ("M", "P", "R", "I")]
         if letters:
             return letters[0]
     return ""
+
+
+GE_RAW_DATA_TYPE = (0x0043, 0x102F)
+"""0 magnitude, 1 phase, 2 real, 3 imaginary."""
 
 
 def _b_value(sources: Sequence[Any]) -> float | None:
@@ -624,7 +636,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("ascii", "replace")
     if isinstance(value, (str, int)):
-        return value if isinstance(value, int) else str(value)
+        return int(value) if isinstance(value, int) else str(value)
     number = _as_float(value)
     if number is not None:
         return number

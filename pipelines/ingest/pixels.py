@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from radloom.errors import InputError, ReasonCode, SeriesRefused
-from radloom.geometry import Affine, corners, flip_lps_ras, spacing_of
+from radloom.geometry import Affine, corners, spacing_of
 from radloom.pipelines.ingest.dcm2niix import convert_with_dcm2niix
-from radloom.pipelines.ingest.headers import (
-    PARSE_ERRORS,
-    SliceHeader,
-    quiet_pydicom,
-    read_headers,
-)
+from radloom.pipelines.ingest.decoding import decode
+from radloom.pipelines.ingest.headers import SliceHeader, read_headers
 from radloom.pipelines.ingest.names import redact_paths
-from radloom.pipelines.ingest.units import units_of
+from radloom.pipelines.ingest.options import DEFAULT_OPTIONS, IngestOptions, finished
+from radloom.pipelines.ingest.units import pet_scale_of, units_of
 from radloom.pipelines.ingest.verdicts import Part, file_order, parts_of_series
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 from radloom.shapes import Volume, make_volume
-from radloom.transforms.dicom import (
-    ORIENTATION_TOLERANCE,
-    SPACING_TOLERANCE,
-    SPACING_TOLERANCE_MM,
-    TILT_TOLERANCE_MM,
-)
+from radloom.transforms.dicom import TILT_TOLERANCE_MM, Repairs, StackGeometry
+from radloom.transforms.straightening import straightened
+from radloom.transforms.suv import scale_slices
 
-__all__ = ["open_image", "part_of_record", "read_series"]
-
-DECODERS = {
-    "1.2.840.10008.1.2.5": "pydicom",  # RLE Lossless
-    "1.2.840.10008.1.2.4.50": "gdcm",  # JPEG Baseline
-    "1.2.840.10008.1.2.4.51": "gdcm",  # JPEG Extended
-    "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG Lossless
-    "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG Lossless, first-order prediction
-    "1.2.840.10008.1.2.4.80": "gdcm",  # JPEG-LS Lossless
-    "1.2.840.10008.1.2.4.81": "gdcm",  # JPEG-LS Near-Lossless
-    "1.2.840.10008.1.2.4.90": "gdcm",  # JPEG 2000 Lossless
-    "1.2.840.10008.1.2.4.91": "gdcm",  # JPEG 2000
-}
-"""Transfer syntax -> the pydicom plugin that decodes it, named so that the same input gives the
-same bytes whatever else is installed (lossy decoders differ in the last place)."""
-
-JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
-"""JPEG Extended (Process 2 and 4): lossy, 8 or 12 bits."""
-
-SOP_CLASSES = {
-    "CT": "1.2.840.10008.5.1.4.1.1.2",
-    "MR": "1.2.840.10008.5.1.4.1.1.4",
-    "PT": "1.2.840.10008.5.1.4.1.1.128",
-}
-"""Modality -> the class of its classic images, for files that de-identification stripped of it."""
+__all__ = ["part_of_record", "read_series"]
 
 GRID_TOLERANCE_MM = 1.5 * TILT_TOLERANCE_MM
 """How far a decoder's corners may lie from those that the headers promise: what the tolerances of
@@ -80,15 +51,18 @@ def read_series(record: StudyRecord, series: SeriesRecord) -> Volume:
     files = [record.root / path for path in series.files]
     if series.reader == "dcm2niix":
         array, affine = _by_dcm2niix(part, files)
+    elif series.reader == "straightening":
+        array, affine = _straightened(part, files)
     else:
-        array, affine = _by_highdicom(part, files)
+        array, affine = _stacked(part, files), _geometry_of(part).affine
+    units = units_of(part.slices) if series.modality != "PT" else _scale_pet(array, part, series)
     if not np.isfinite(array).all():
         raise SeriesRefused(ReasonCode.NOT_FINITE, "expected finite values, got NaN or infinity")
     return make_volume(
         array,
         affine,
         modality=series.modality,
-        units=units_of(part.slices),
+        units=units,
         series_uid=series.series_uid,
         reasons=(series.reason,) if series.reason else (),
     )
@@ -104,7 +78,9 @@ def part_of_record(root: Path, series: SeriesRecord) -> Part:
     for path in series.files:
         for header in read_headers(root / path, path):
             seen.setdefault((header.series_uid, header.sop_uid or path, header.frame), header)
-    parts = parts_of_series(list(seen.values()))
+    straighten = IngestOptions(repairs=Repairs(tilt=True, spacing=True))
+    options = straighten if series.reader == "straightening" else DEFAULT_OPTIONS
+    parts = [finished(part, options) for part in parts_of_series(list(seen.values()))]
     entities = dict(series.entities)
     for part in parts:
         wanted = {key: entities.get(key) for key in part.entities}
@@ -120,43 +96,6 @@ def part_of_record(root: Path, series: SeriesRecord) -> Part:
     raise SeriesRefused(
         ReasonCode.UNREADABLE, "the files are not what they were at discovery; run again"
     )
-
-
-def open_image(file: Path) -> Any:
-    """A pydicom dataset whose pixels decode through the plugin that `DECODERS` names.
-
-    Raises:
-        SeriesRefused: damaged, or no decoder for its transfer syntax is installed.
-    """
-    import pydicom
-    from pydicom.pixels import get_decoder
-
-    try:
-        with quiet_pydicom():
-            dataset = pydicom.dcmread(file, force=True)
-    except PARSE_ERRORS as error:
-        raise SeriesRefused(
-            ReasonCode.UNREADABLE, f"a damaged file ({type(error).__name__}); copy it anew"
-        ) from error
-    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
-    if syntax is None:
-        return dataset
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        decoder = None
-    if not syntax.is_encapsulated and decoder is not None:
-        return dataset
-    plugins = decoder.available_plugins if decoder is not None else ()
-    wanted = DECODERS.get(str(syntax), plugins[0] if plugins else "")
-    # GDCM decodes no 12-bit lossy JPEG, nor does any other decoder of permissive licence.
-    if not plugins or (str(syntax) == JPEG_EXTENDED and int(dataset.get("BitsStored", 0)) > 8):
-        raise SeriesRefused(
-            ReasonCode.CODEC_MISSING,
-            f"TransferSyntaxUID (0002,0010): no installed decoder for {syntax.name}",
-        )
-    dataset.pixel_array_options(decoding_plugin=wanted if wanted in plugins else plugins[0])
-    return dataset
 
 
 def _read_file(path: Path, series: SeriesRecord) -> Volume:
@@ -190,99 +129,85 @@ AIR_HU = -200.0
 positive numbers, or windowed, does not."""
 
 
-def _by_highdicom(part: Part, files: Sequence[Path]) -> tuple[npt.NDArray[np.float32], Affine]:
+def _stacked(part: Part, files: Sequence[Path]) -> npt.NDArray[np.float32]:
+    """(I, J, K) or (T, I, J, K) rescaled values, one file held at a time.
+
+    A slice needs no more than its own place, slope and intercept: readers that go by dimension
+    indices or instance numbers mix the frames of some vendors' files.
+    """
+    i, j, k = _shape_of(part)
+    array = np.empty((part.n_volumes, k, j, i), dtype=np.float32)
+    where = dict(zip(file_order(part.slices), files, strict=True))
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for number, header in enumerate(part.slices):
+        numbers[header.path].append(number)
+    for path, wanted in numbers.items():
+        stored, dataset = decode(where[path])
+        for number in wanted:
+            place, volume = divmod(number, part.n_volumes)
+            array[volume, place] = _rescaled(part.slices[number], stored, dataset)
+    turned = np.ascontiguousarray(array.transpose(0, 3, 2, 1))
+    return turned[0] if part.n_volumes == 1 else turned
+
+
+def _rescaled(
+    header: SliceHeader, stored: npt.NDArray[Any], dataset: Any
+) -> npt.NDArray[np.float64]:
+    """(row, column) values of one slice: the modality LUT, or slope and intercept."""
+    if header.frame >= len(stored):
+        raise SeriesRefused(
+            ReasonCode.TRUNCATED,
+            f"expected {header.frame + 1} frames or more, got {len(stored)}; copy it anew",
+        )
+    values = stored[header.frame]
+    if header.has_modality_lut:
+        from pydicom.pixels import apply_modality_lut
+
+        return np.asarray(apply_modality_lut(values, dataset), dtype=np.float64)
+    slope, intercept = header.rescale or (1.0, 0.0)
+    return np.asarray(values * np.float64(slope) + intercept)
+
+
+def _straightened(part: Part, files: Sequence[Path]) -> tuple[npt.NDArray[np.float32], Affine]:
+    """(I, J, K) from slices that lean or are uneven, on the straight grid, and its affine."""
     assert part.geometry is not None
-    try:
-        is_multiframe = any(header.n_frames > 1 for header in part.slices)
-        array = _frames(part, files) if is_multiframe else _stack(part, files)
-    except SeriesRefused as refusal:
-        if refusal.code is not ReasonCode.CODEC_MISSING:
-            raise
-        return _by_dcm2niix(part, files)
+    assert part.geometry.straightening is not None
+    array, _ = straightened(_each_slice(part, files), part.geometry.straightening)
     return array, part.geometry.affine
 
 
-def _stack(part: Part, files: Sequence[Path]) -> npt.NDArray[np.float32]:
-    """(I, J, K) from classic files, one slice each."""
-    import highdicom
-
-    assert part.geometry is not None
-    datasets = [open_image(file) for file in files]
-    _require_whole(datasets)
-    first = datasets[0]
-    for dataset in datasets:
-        # Rounding noise, already held to a tolerance: highdicom wants them equal to the last digit.
-        dataset.ImageOrientationPatient = first.ImageOrientationPatient
-        dataset.PixelSpacing = first.PixelSpacing
-        dataset.SeriesInstanceUID = part.slices[0].series_uid
-        dataset.SOPClassUID = part.slices[0].sop_class or SOP_CLASSES[part.slices[0].modality]
-        dataset.FrameOfReferenceUID = part.slices[0].frame_of_reference or "2.25.1"
-    step = part.geometry.spacing[2]
-    try:
-        with quiet_pydicom():
-            volume = highdicom.get_volume_from_series(
-                datasets,
-                dtype=np.float32,
-                apply_real_world_transform=False,
-                apply_modality_transform=None,
-                apply_voi_transform=False,
-                apply_presentation_lut=False,
-                apply_palette_color_lut=False,
-                apply_icc_profile=False,
-                atol=2 * max(SPACING_TOLERANCE * step, SPACING_TOLERANCE_MM),
-                orientation_tol=ORIENTATION_TOLERANCE,
-            )
-    except PARSE_ERRORS as error:
-        raise _undecodable(error) from error
-    affine = flip_lps_ras(volume.affine[:, [2, 1, 0, 3]])
-    array, _ = _onto(np.asarray(volume.array).transpose(2, 1, 0), affine, part.geometry.affine)
-    return array
-
-
-def _require_whole(datasets: Sequence[Any]) -> None:
-    bare = sum("PixelData" not in dataset for dataset in datasets)
-    if bare:
-        raise SeriesRefused(
-            ReasonCode.TRUNCATED, f"expected pixels in every file, got none in {bare}; copy anew"
-        )
-
-
-def _frames(part: Part, files: Sequence[Path]) -> npt.NDArray[np.float32]:
-    """(I, J, K) or (T, I, J, K) from the frames of multi-frame files.
-
-    highdicom's Image stops at private tags in the dimension index (Philips), and dcm2niix mixes the
-    frames of some diffusion series; a frame needs no more than its own place, slope and intercept.
-    """
+def _each_slice(part: Part, files: Sequence[Path]) -> Iterator[npt.NDArray[np.float64]]:
+    """(I, J) rescaled values of one slice after the other; one file is held at a time."""
     where = dict(zip(file_order(part.slices), files, strict=True))
-    stored = {path: _decoded(file) for path, file in where.items()}
-    array = np.empty((part.n_volumes, *_shape_of(part)), dtype=np.float32)
-    for number, header in enumerate(part.slices):
-        k, t = divmod(number, part.n_volumes)
-        slope, intercept = header.rescale or (1.0, 0.0)
-        array[t, :, :, k] = (stored[header.path][header.frame] * np.float64(slope) + intercept).T
-    return array[0] if part.n_volumes == 1 else array
+    path, stored, dataset = "", np.empty((0, 0, 0)), None
+    for header in part.slices:
+        if header.path != path:
+            path = header.path
+            stored, dataset = decode(where[path])
+        values = _rescaled(header, stored, dataset).T
+        if not np.isfinite(values).all():
+            raise SeriesRefused(
+                ReasonCode.NOT_FINITE, "expected finite values, got NaN or infinity"
+            )
+        yield values
 
 
-def _decoded(file: Path) -> npt.NDArray[Any]:
-    """(frame, row, column) stored values of one file."""
-    dataset = open_image(file)
-    try:
-        with quiet_pydicom():
-            stored = np.asarray(dataset.pixel_array)
-    except PARSE_ERRORS as error:
-        raise _undecodable(error) from error
-    return stored if stored.ndim == 3 else stored[None]
+def _scale_pet(array: npt.NDArray[np.float32], part: Part, series: SeriesRecord) -> str:
+    """The units of a PET, once `array` has been multiplied to them in place."""
+    scale = pet_scale_of(part.slices, suv=False)
+    if series.units and scale.units != series.units:
+        scale = pet_scale_of(part.slices, suv=True)
+    scale_slices(array, scale.factors)
+    return scale.units
+
+
+def _geometry_of(part: Part) -> StackGeometry:
+    assert part.geometry is not None
+    return part.geometry
 
 
 def _shape_of(part: Part) -> tuple[int, int, int]:
-    assert part.geometry is not None
-    return part.geometry.shape
-
-
-def _undecodable(error: Exception) -> SeriesRefused:
-    return SeriesRefused(
-        ReasonCode.UNREADABLE, f"the pixels cannot be decoded ({type(error).__name__}); copy anew"
-    )
+    return _geometry_of(part).shape
 
 
 def _by_dcm2niix(part: Part, files: Sequence[Path]) -> tuple[npt.NDArray[np.float32], Affine]:
