@@ -6,7 +6,7 @@ A label map (FreeSurfer's numbers in the brain, the table of `tissues` outside i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from zipfile import BadZipFile
 
@@ -26,6 +26,7 @@ __all__ = [
     "Anatomy",
     "anatomy_of_labels",
     "anatomy_of_phantom",
+    "coarsened",
     "code_of",
     "labels_of",
     "mirrored",
@@ -36,7 +37,8 @@ __all__ = [
 RIGHT = 64
 """Added to the code of a paired structure on the right: a *structure byte* is code + RIGHT or 0."""
 
-_MARGIN_VOX = 2
+_MARGIN_VOX = ((2, 2), (2, 2), (0, 2))
+"""Air round the head, but none below: there the field of view cuts the neck, which goes on."""
 _SPACING_MM = 1.0
 
 
@@ -46,17 +48,19 @@ class Anatomy:
 
     name: str
     structures: torch.Tensor
-    """(I, J, K) uint8 structure bytes, RAS+, 1 mm."""
+    """(I, J, K) uint8 structure bytes, RAS+."""
+    spacing_mm: float = 1.0
+    """Of the voxels, the same along each axis."""
 
     @property
     def grid(self) -> Grid:
         """The voxels of `structures` in the anatomy's world, whose origin is their middle."""
         i, j, k = self.structures.shape
-        return Grid((i, j, k), (_SPACING_MM,) * 3)
+        return Grid((i, j, k), (self.spacing_mm,) * 3)
 
     def to(self, device: torch.device | str) -> Anatomy:
         """The same on another device."""
-        return Anatomy(self.name, self.structures.to(device))
+        return replace(self, structures=self.structures.to(device))
 
 
 def code_of(structures: torch.Tensor) -> torch.Tensor:
@@ -237,11 +241,26 @@ def _furnish_eyes(bytes_: npt.NDArray[np.uint8]) -> None:
         bytes_[lens & (pieces == piece)] = Code.LENS
 
 
+def coarsened(anatomy: Anatomy, factor: int) -> Anatomy:
+    """The same head in voxels `factor` times as large, each what most of its parts are."""
+    sizes = [n - n % factor for n in anatomy.structures.shape]
+    parts = anatomy.structures[: sizes[0], : sizes[1], : sizes[2]]
+    for axis in (0, 2, 4):
+        parts = parts.unflatten(axis, (-1, factor))
+    cells = parts.permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return replace(
+        anatomy, structures=cells.mode(-1).values, spacing_mm=factor * anatomy.spacing_mm
+    )
+
+
 def pack_anatomy(anatomy: Anatomy) -> bytes:
     """A compressed NumPy archive that holds the anatomy; about 1.3 MB a head."""
     stream = BytesIO()
     np.savez_compressed(
-        stream, name=np.array(anatomy.name), structures=anatomy.structures.cpu().numpy()
+        stream,
+        name=np.array(anatomy.name),
+        structures=anatomy.structures.cpu().numpy(),
+        spacing_mm=np.array(anatomy.spacing_mm),
     )
     return stream.getvalue()
 
@@ -255,10 +274,11 @@ def unpack_anatomy(content: bytes) -> Anatomy:
     try:
         with np.load(BytesIO(content), allow_pickle=False) as archive:
             name, structures = str(archive["name"]), archive["structures"]
+            spacing_mm = float(archive["spacing_mm"])
     except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise InputError(
             f"expected a packed anatomy, got {error}; pack the label maps anew"
         ) from error
     if structures.dtype != np.uint8 or structures.ndim != 3 or (structures % RIGHT).max() >= CODES:
         raise InputError(f"<{name}>: expected (I, J, K) structure bytes; pack the label maps anew")
-    return Anatomy(name, torch.from_numpy(structures))
+    return Anatomy(name, torch.from_numpy(structures), spacing_mm)

@@ -10,6 +10,7 @@ from radloom.transforms.synthesis.anatomy import (
     Anatomy,
     anatomy_of_labels,
     anatomy_of_phantom,
+    coarsened,
     code_of,
     labels_of,
     mirrored,
@@ -103,6 +104,18 @@ def test_a_packed_anatomy_is_the_anatomy():
     assert torch.equal(back.structures, anatomy.structures)
     with pytest.raises(InputError, match="packed anatomy"):
         unpack_anatomy(b"PK\x03\x04 nothing")
+
+
+def test_a_coarsened_head_is_the_same_head():
+    anatomy = anatomy_of_labels("little", little_head(), np.eye(4))
+    coarse = coarsened(anatomy, 2)
+    assert coarse.spacing_mm == coarse.grid.spacing_mm[0] == 2
+    assert coarse.structures.shape == tuple(n // 2 for n in anatomy.structures.shape)
+    for code in (Code.WHITE, Code.BONE):
+        volume = 8 * (code_of(coarse.structures) == code).sum()
+        assert 0.9 < volume / (code_of(anatomy.structures) == code).sum() < 1.1
+    back = unpack_anatomy(pack_anatomy(coarse))
+    assert back.spacing_mm == 2
 
 
 def test_the_grid_has_its_origin_in_the_middle():
