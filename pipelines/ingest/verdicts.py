@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -16,10 +16,19 @@ import numpy as np
 
 from radloom.errors import ReasonCode, SeriesRefused
 from radloom.pipelines.ingest.headers import SliceHeader
+from radloom.pipelines.ingest.splitting import (
+    SPLITS,
+    InTime,
+    Split,
+    acquisition_volumes,
+    is_diffusion,
+    planes_of,
+    volumes_in_time,
+    volumes_of_diffusion,
+)
 from radloom.pipelines.ingest.units import units_of
 from radloom.transforms.dicom import (
     MIN_SLICES,
-    SlicePlane,
     StackGeometry,
     group_by_orientation,
     group_by_position,
@@ -29,7 +38,7 @@ from radloom.transforms.dicom import (
     stack_geometry,
 )
 
-__all__ = ["Part", "extent_mm", "file_order", "parts_of_series"]
+__all__ = ["Part", "extent_mm", "file_order", "parts_of_series", "volumes_of"]
 
 PartKind: TypeAlias = Literal["volume", "time_series", "diffusion"]
 
@@ -75,6 +84,7 @@ class Part:
     code: ReasonCode | None = None
     """Why it was refused; None if it passed."""
     detail: str = ""
+    """For people: why it was refused, or what tells its volumes apart."""
     geometry: StackGeometry | None = None
     n_volumes: int = 1
     entities: Mapping[str, str] = field(default_factory=dict)
@@ -163,12 +173,24 @@ def _oriented_parts(slices: Sequence[SliceHeader]) -> list[Part]:
                 f"{len(frames)}: positions cannot be compared",
             )
         ]
-    groups = [[slices[i] for i in group] for group in group_by_orientation(_planes(slices))]
+    groups = [[slices[i] for i in group] for group in group_by_orientation(planes_of(slices))]
     if len(groups) > 1:
         refusal = _mixed(slices, groups)
         if refusal:
             return [refusal]
-    return [part for group in groups for part in _guarded(group)]
+        return _split(ORIENTATIONS, {_plane_name(group): group for group in groups})
+    return _guarded(slices)
+
+
+ORIENTATIONS = Split("acq", "ImageOrientationPatient (0020,0037)", lambda h: h.plane)
+
+
+def _plane_name(group: Sequence[SliceHeader]) -> tuple[str, str]:
+    """The anatomical plane that slices lie nearest to, and their exact direction."""
+    cosines = planes_of(group)[0].orientation_lps
+    axis = int(np.abs(slice_normal(cosines)).argmax())
+    direction = ", ".join(f"{value:.4g}" for value in cosines)
+    return ("sagittal", "coronal", "transverse")[axis], f"({direction})"
 
 
 def _mixed(slices: Sequence[SliceHeader], groups: Sequence[Sequence[SliceHeader]]) -> Part | None:
@@ -177,7 +199,7 @@ def _mixed(slices: Sequence[SliceHeader], groups: Sequence[Sequence[SliceHeader]
     small = any(len(group) < SPLIT_SLICES for group in groups)
     if not named and not small:
         return None
-    normals = [slice_normal(_planes(group)[0].orientation_lps) for group in groups]
+    normals = [slice_normal(planes_of(group)[0].orientation_lps) for group in groups]
     across = len(groups) >= LOCALIZER_PLANES and all(
         abs(float(a @ b)) < PERPENDICULAR for i, a in enumerate(normals) for b in normals[:i]
     )
@@ -208,60 +230,80 @@ def _parallel_parts(slices: Sequence[SliceHeader]) -> list[Part]:
     Raises:
         SeriesRefused: the slices make no volume.
     """
-    planes = _planes(slices)
+    planes = planes_of(slices)
     require_alike(planes)
     positions = group_by_position(planes)
-    repeats = max(len(group) for group in positions)
-    if repeats == 1 or len(positions) < MIN_SLICES:
-        if len(positions) < MIN_SLICES:
-            raise SeriesRefused(
-                ReasonCode.TOO_FEW_SLICES,
-                f"expected at least {MIN_SLICES} slice positions, got {len(positions)}",
-            )
-        return [_volume(slices)]
-    for entity, key in _SPLIT_KEYS.items():
-        groups = _by(slices, key)
-        if len(groups) > 1:
-            return _split(entity, groups)
-    if _is_diffusion(slices):
-        return [_four_d(slices, positions, "diffusion")]
-    if slices[0].modality == "CT":
-        groups = _by(slices, lambda h: h.acquisition_number)
-        if _tells_apart(groups.values()):
-            return _split("acq", groups)
-    elif _is_time_series(slices, positions):
-        return [_four_d(slices, positions, "time_series")]
+    is_repeated = len(slices) > len(positions)
+    for split in SPLITS:
+        if split.always or is_repeated:
+            groups = split.groups(slices)
+            if len(groups) > 1:
+                return _split(split, groups)
+    if len(positions) < MIN_SLICES:
+        raise SeriesRefused(
+            ReasonCode.TOO_FEW_SLICES,
+            f"expected at least {MIN_SLICES} slice positions, got {len(positions)}",
+        )
+    return _repeated(slices, positions) if is_repeated else [_volume(slices)]
+
+
+def _repeated(slices: Sequence[SliceHeader], positions: Sequence[Sequence[int]]) -> list[Part]:
+    """What several images at each position are: weightings, phases of a contrast agent, moments.
+
+    Raises:
+        SeriesRefused: nothing in the headers tells them apart, or a volume is incomplete.
+    """
+    if is_diffusion(slices):
+        return [_four_d(slices, positions, "diffusion", volumes_of_diffusion(slices))]
+    phases = acquisition_volumes(slices) if slices[0].modality == "CT" else None
+    if phases is not None:
+        return _split(phases, phases.groups(slices))
+    moments = volumes_in_time(slices)
+    if moments is not None or _is_meant_in_time(slices):
+        return [_four_d(slices, positions, "time_series", moments)]
     return [_volume(slices)]
 
 
-_SPLIT_KEYS: Mapping[str, Callable[[SliceHeader], Hashable]] = {
-    "part": lambda h: h.component,
-    "echo": lambda h: -1.0 if h.echo_time_ms is None else round(h.echo_time_ms, 3),
-}
-"""BIDS entity -> what tells volumes at the same positions apart."""
-
-PART_LABELS = {"M": "mag", "P": "phase", "R": "real", "I": "imag", "": "unknown"}
-"""BIDS labels of the entity part."""
+def _is_meant_in_time(slices: Sequence[SliceHeader]) -> bool:
+    """Whether headers count moments, though the images of some are not all there."""
+    return any(len({h.temporal[i] for h in slices if h.temporal}) > 1 for i in (0, 1))
 
 
-def _split(entity: str, groups: Mapping[Hashable, list[SliceHeader]]) -> list[Part]:
+def _split(split: Split, groups: Mapping[Hashable, list[SliceHeader]]) -> list[Part]:
+    labels = split.labels(list(groups))
     parts: list[Part] = []
-    for number, (value, group) in enumerate(groups.items(), start=1):
-        label = PART_LABELS[str(value)] if entity == "part" else str(number)
+    for (value, group), label in zip(groups.items(), labels, strict=True):
+        why = split.text(value, len(groups))
         parts.extend(
-            replace(part, entities={entity: label, **part.entities}) for part in _guarded(group)
+            replace(
+                part,
+                entities=_joined({split.entity: label}, part.entities),
+                detail="; ".join(word for word in (why, part.detail) if word),
+            )
+            for part in _guarded(group)
         )
     return parts
 
 
+def _joined(outer: Mapping[str, str], inner: Mapping[str, str]) -> dict[str, str]:
+    """The entities of a split and of a split within it; labels of the same entity one by one."""
+    joined = dict(outer)
+    for entity, label in inner.items():
+        joined[entity] = joined.get(entity, "") + label
+    return joined
+
+
 def _volume(slices: Sequence[SliceHeader]) -> Part:
-    geometry = stack_geometry(_planes(slices))
+    geometry = stack_geometry(planes_of(slices))
     units_of(slices)
     return Part(tuple(slices[i] for i in geometry.order), geometry=geometry)
 
 
 def _four_d(
-    slices: Sequence[SliceHeader], positions: Sequence[Sequence[int]], kind: PartKind
+    slices: Sequence[SliceHeader],
+    positions: Sequence[Sequence[int]],
+    kind: PartKind,
+    found: InTime | None,
 ) -> Part:
     counts = [len(group) for group in positions]
     if len(set(counts)) > 1:
@@ -270,22 +312,25 @@ def _four_d(
             f"expected as many images at each of {len(positions)} positions, got {min(counts)} to "
             f"{max(counts)}: a volume of the series is incomplete",
         )
-    geometry = stack_geometry(_planes([slices[group[0]] for group in positions]))
+    if found is None:
+        raise SeriesRefused(
+            ReasonCode.DUPLICATE_SLICE,
+            f"expected a {_UNITS_OF_4D[kind]} with every one of {len(positions)} positions once, "
+            f"got {counts[0]} images at each: nothing tells for certain which belong together",
+        )
+    geometry = stack_geometry(planes_of(found.volumes[0]))
     units_of(slices)
-    columns = [
-        sorted((slices[i] for i in group), key=lambda h: (h.instance_number, h.frame))
-        for group in positions
-    ]
-    for number, volume in enumerate(zip(*columns, strict=True)):
-        weightings = {(h.b_value, h.gradient) for h in volume}
-        if len(weightings) > 1:
-            raise SeriesRefused(
-                ReasonCode.DUPLICATE_SLICE,
-                f"expected one diffusion weighting in volume {number + 1} of {counts[0]}, got "
-                f"{len(weightings)}: nothing tells for certain which images belong together",
-            )
-    ordered = tuple(header for column in columns for header in column)
-    return Part(ordered, kind=kind, geometry=geometry, n_volumes=counts[0])
+    ordered = tuple(header for column in zip(*found.volumes, strict=True) for header in column)
+    return Part(
+        ordered,
+        kind=kind,
+        detail=f"{len(found.volumes)} volumes told apart by {found.told_by}",
+        geometry=geometry,
+        n_volumes=len(found.volumes),
+    )
+
+
+_UNITS_OF_4D = {"diffusion": "diffusion weighting", "time_series": "moment"}
 
 
 def _mosaic_parts(slices: Sequence[SliceHeader]) -> list[Part]:
@@ -303,10 +348,10 @@ def _mosaic_parts(slices: Sequence[SliceHeader]) -> list[Part]:
             "a mosaic: expected its number of slices (0019,100A) or a CSA header, and "
             "SpacingBetweenSlices (0018,0088), got neither or one of them",
         )
-    require_alike(_planes(slices))
-    geometry = mosaic_plane(_planes(slices)[0], number, spacing)
+    require_alike(planes_of(slices))
+    geometry = mosaic_plane(planes_of(slices)[0], number, spacing)
     kind: PartKind = "volume"
-    if _is_diffusion(slices):
+    if is_diffusion(slices):
         kind = "diffusion"
     elif len(slices) > 1:
         kind = "time_series"
@@ -314,54 +359,9 @@ def _mosaic_parts(slices: Sequence[SliceHeader]) -> list[Part]:
     return [Part(ordered, kind=kind, geometry=geometry, n_volumes=len(slices))]
 
 
-def _is_diffusion(slices: Sequence[SliceHeader]) -> bool:
-    values = {h.b_value for h in slices if h.b_value is not None}
-    return len(values) > 1 or "DIFFUSION" in slices[0].image_type
-
-
-def _is_time_series(slices: Sequence[SliceHeader], positions: Sequence[Sequence[int]]) -> bool:
-    """Whether something in the headers says which image belongs to which moment."""
-    for column in zip(*(h.temporal for h in slices), strict=True):
-        groups: dict[str, list[SliceHeader]] = defaultdict(list)
-        for header, value in zip(slices, column, strict=True):
-            groups[value].append(header)
-        if _tells_apart(groups.values()):
-            return True
-    # GE writes no time into EPI: instance numbers then run through one volume after the other.
-    n = len(positions)
-    ordered = sorted(slices, key=lambda h: (h.instance_number, h.frame))
-    blocks = [ordered[i : i + n] for i in range(0, len(ordered), n)]
-    return len({h.instance_number for h in slices}) == len(slices) and _tells_apart(blocks)
-
-
-def _tells_apart(groups: Iterable[Sequence[SliceHeader]]) -> bool:
-    """Whether there are several groups, each with every position once."""
-    groups = list(groups)
-    sizes = [[len(g) for g in group_by_position(_planes(group))] for group in groups]
-    return (
-        len(groups) > 1 and all(set(s) == {1} for s in sizes) and len({len(s) for s in sizes}) == 1
-    )
-
-
-def _by(
-    slices: Sequence[SliceHeader], key: Callable[[SliceHeader], Hashable]
-) -> dict[Hashable, list[SliceHeader]]:
-    """Slices by key, groups in the order of the key's values."""
-    groups: dict[Hashable, list[SliceHeader]] = defaultdict(list)
-    for header in slices:
-        groups[key(header)].append(header)
-    return dict(sorted(groups.items(), key=lambda item: _sortable(item[0])))
-
-
-def _sortable(value: Hashable) -> tuple[float, str]:
-    try:
-        return float(str(value)), ""
-    except ValueError:
-        return float("inf"), str(value)
-
-
-def _planes(slices: Sequence[SliceHeader]) -> list[SlicePlane]:
-    return [h.plane for h in slices if h.plane is not None]
+def volumes_of(part: Part) -> list[tuple[SliceHeader, ...]]:
+    """The slices of each volume of a part, in order; a mosaic is its volume's one slice."""
+    return [part.slices[i :: part.n_volumes] for i in range(part.n_volumes)]
 
 
 def file_order(slices: Sequence[SliceHeader]) -> tuple[str, ...]:

@@ -170,7 +170,7 @@ def test_time_points_become_one_4d_series(tmp_path, series):
         )  # fmt: skip
     record = only(discover(tmp_path))
     assert (record.status, record.reason, record.role) == ("accepted", "time_series", "")
-    assert (record.shape, record.n_files, record.reader) == ((4, 6, 5), 15, "dcm2niix")
+    assert (record.shape, record.n_files, record.reader) == ((4, 6, 5), 15, "highdicom")
 
 
 def test_an_incomplete_time_point_is_refused(tmp_path, series):

@@ -11,11 +11,12 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import generate_frames
 
 from radloom.errors import SeriesRefused
 from radloom.geometry import apply_affine, corners
 from radloom.pipelines.ingest import discover, read_series
-from radloom.pipelines.ingest.pixels import open_image
+from radloom.pipelines.ingest.decoding import decode, open_image
 from radloom.shapes import affine_of, array_of, spatial_shape
 
 pytestmark = pytest.mark.real_data
@@ -124,9 +125,18 @@ def test_lossless_syntaxes_are_exact(real_data, syntax):
 
 
 def test_a_syntax_without_decoder_says_so(real_data):
-    path = real_data / "dicom" / "compressed" / "JPLY" / "MR1_JPLY"
+    path = real_data / "dicom" / "odd" / "liver_deflate.dcm"
     with pytest.raises(SeriesRefused, match="codec_missing: TransferSyntaxUID"):
         open_image(path)
+
+
+@pytest.mark.parametrize("name", ["MR1", "MR2", "NM1"])
+def test_lossy_jpeg_of_twelve_bits_is_what_libjpeg_makes_of_it(real_data, name):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    stored, dataset = decode(real_data / "dicom" / "compressed" / "JPLY" / f"{name}_JPLY")
+    (frame,) = generate_frames(dataset.PixelData, number_of_frames=1)
+    np.testing.assert_array_equal(stored[0], imagecodecs.jpeg_decode(frame))
+    assert stored.max() > 255
 
 
 @pytest.mark.slow

@@ -1,0 +1,179 @@
+"""The stored values of one DICOM file, decoded by a named plugin, whole and within their bits.
+
+What comes out are stored values; slope and intercept are for `pixels`. A file whose values break
+what its header says of them is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from radloom.errors import ReasonCode, SeriesRefused
+from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_pydicom
+
+__all__ = ["decode", "open_image", "undecodable"]
+
+DECODERS: Final = {
+    "1.2.840.10008.1.2.5": "pydicom",  # RLE Lossless
+    "1.2.840.10008.1.2.4.50": "gdcm",  # JPEG Baseline
+    "1.2.840.10008.1.2.4.51": "gdcm",  # JPEG Extended
+    "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG Lossless
+    "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG Lossless, first-order prediction
+    "1.2.840.10008.1.2.4.80": "gdcm",  # JPEG-LS Lossless
+    "1.2.840.10008.1.2.4.81": "gdcm",  # JPEG-LS Near-Lossless
+    "1.2.840.10008.1.2.4.90": "gdcm",  # JPEG 2000 Lossless
+    "1.2.840.10008.1.2.4.91": "gdcm",  # JPEG 2000
+}
+"""Transfer syntax -> the pydicom plugin that decodes it, named so that the same input gives the
+same bytes whatever else is installed (lossy decoders differ in the last place)."""
+
+JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
+"""JPEG Extended (Process 2 and 4): lossy, 8 or 12 bits."""
+
+OVERLAY_GROUPS: Final = range(0x6000, 0x6020, 2)
+"""Groups of overlay planes (DICOM PS3.3 C.9.2)."""
+
+
+def decode(file: Path) -> tuple[npt.NDArray[Any], Any]:
+    """(frame, row, column) stored values of one file, and its dataset.
+
+    Raises:
+        SeriesRefused: it cannot be read or decoded, or its values break its header.
+    """
+    dataset = open_image(file)
+    if "PixelData" not in dataset:
+        raise SeriesRefused(
+            ReasonCode.TRUNCATED, "expected pixels in every file, got none in one; copy it anew"
+        )
+    try:
+        with quiet_pydicom():
+            stored = _twelve_bits(file, dataset) if _is_lossy_twelve(dataset) else _plain(dataset)
+    except PARSE_ERRORS as error:
+        if isinstance(error, SeriesRefused):
+            raise
+        raise undecodable(error) from error
+    stored = stored if stored.ndim == 3 else stored[None]
+    expected = (int(dataset.Rows), int(dataset.Columns))
+    if stored.shape[1:] != expected:
+        raise SeriesRefused(
+            ReasonCode.UNREADABLE,
+            f"expected {expected[0]} rows of {expected[1]} grey values, got {stored.shape[1:]}",
+        )
+    return stored, dataset
+
+
+def open_image(file: Path) -> Any:
+    """A pydicom dataset whose pixels decode through the plugin that `DECODERS` names.
+
+    Raises:
+        SeriesRefused: damaged, or no decoder for its transfer syntax is installed.
+    """
+    import pydicom
+    from pydicom.pixels import get_decoder
+
+    try:
+        with quiet_pydicom():
+            dataset = pydicom.dcmread(file, force=True)
+    except PARSE_ERRORS as error:
+        raise SeriesRefused(
+            ReasonCode.UNREADABLE, f"a damaged file ({type(error).__name__}); copy it anew"
+        ) from error
+    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+    if syntax is None:
+        return dataset
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        decoder = None
+    if decoder is not None and not decoder.is_encapsulated:
+        return dataset
+    plugins = decoder.available_plugins if decoder is not None else ()
+    if not plugins:
+        raise SeriesRefused(
+            ReasonCode.CODEC_MISSING,
+            f"TransferSyntaxUID (0002,0010): no installed decoder for {syntax.name}",
+        )
+    wanted = DECODERS.get(str(syntax), plugins[0])
+    dataset.pixel_array_options(decoding_plugin=wanted if wanted in plugins else plugins[0])
+    return dataset
+
+
+def undecodable(error: Exception) -> SeriesRefused:
+    """The refusal of pixels at which a decoder gave up."""
+    return SeriesRefused(
+        ReasonCode.UNREADABLE, f"the pixels cannot be decoded ({type(error).__name__}); copy anew"
+    )
+
+
+def _plain(dataset: Any) -> npt.NDArray[Any]:
+    """What pydicom decodes; of uncompressed values, the bits that hold them."""
+    stored = np.asarray(dataset.pixel_array)
+    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+    compressed = syntax is not None and syntax.is_encapsulated
+    if compressed or stored.dtype.kind not in "iu":
+        return stored
+    return _within_bits(stored, dataset)
+
+
+def _within_bits(stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[Any]:
+    """Values from the bits that BitsStored and HighBit name (DICOM PS3.5 section 8.1.1).
+
+    The other bits must be empty, or repeat the sign, unless an overlay is said to lie in them.
+
+    Raises:
+        SeriesRefused: something else lies in them, so that the values are not certain.
+    """
+    n_bits = int(dataset.get("BitsStored") or stored.dtype.itemsize * 8)
+    high = int(dataset.get("HighBit", n_bits - 1))
+    allocated = stored.dtype.itemsize * 8
+    if n_bits >= allocated or not n_bits - 1 <= high < allocated:
+        return stored
+    above = allocated - 1 - high
+    # Shifting back arithmetically repeats the sign of signed values.
+    cut: npt.NDArray[Any] = np.right_shift(np.left_shift(stored, above), allocated - n_bits)
+    if high == n_bits - 1 and np.array_equal(cut, stored):
+        return stored
+    if high > n_bits - 1 or _has_embedded_overlay(dataset):
+        return cut
+    raise SeriesRefused(
+        ReasonCode.AMBIGUOUS_UNITS,
+        f"BitsStored (0028,0101): expected values of {n_bits} bits, got {int(stored.min())} to "
+        f"{int(stored.max())}: what the other bits hold is not said",
+    )
+
+
+def _has_embedded_overlay(dataset: Any) -> bool:
+    """Whether OverlayBitPosition (60xx,0102) puts an overlay into the pixels' unused bits."""
+    tags = ((group, 0x0102) for group in OVERLAY_GROUPS)
+    return any(tag in dataset and int(dataset[tag].value or 0) > 0 for tag in tags)
+
+
+def _is_lossy_twelve(dataset: Any) -> bool:
+    syntax = str(getattr(dataset, "file_meta", {}).get("TransferSyntaxUID", ""))
+    return syntax == JPEG_EXTENDED and int(dataset.get("BitsStored") or 0) > 8
+
+
+def _twelve_bits(file: Path, dataset: Any) -> npt.NDArray[Any]:
+    """Lossy JPEG of 12 bits through GDCM itself, to which pydicom's plugin does not let it.
+
+    Tested against libjpeg-turbo on NEMA's samples: the same values.
+    """
+    import gdcm
+
+    gdcm.Trace.WarningOff()
+    gdcm.Trace.ErrorOff()
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(file))
+    if not reader.Read():
+        raise SeriesRefused(
+            ReasonCode.UNREADABLE, "the pixels cannot be decoded (12-bit lossy JPEG); copy anew"
+        )
+    image = reader.GetImage()
+    content = image.GetBuffer().encode("utf-8", "surrogateescape")
+    signed = int(dataset.get("PixelRepresentation") or 0) == 1
+    values = np.frombuffer(content, dtype="<i2" if signed else "<u2")
+    return values.reshape(-1, int(dataset.Rows), int(dataset.Columns))
