@@ -29,6 +29,8 @@ from radloom.pipelines.engine.worker import (
     running_stage,
 )
 from radloom.pipelines.export import write_tables
+from radloom.pipelines.ingest import IngestStage
+from radloom.pipelines.ingest.options import DEFAULT_OPTIONS, IngestOptions
 from radloom.pipelines.ingest.rules import RoleRules, load_rules
 from radloom.pipelines.receipts.failure import reason_of
 from radloom.pipelines.receipts.files import write_file
@@ -123,7 +125,7 @@ def run(
     if scheduler is None or device != "auto":
         device = choose_device(device)
     with _only_run(out):
-        records = discover(studies, rules=_role_rules(workflow))
+        records = discover(studies, rules=_role_rules(workflow), options=_options(workflow))
         if not records:
             raise InputError(f"expected imaging files under <{studies}>, found none")
         return run_records(
@@ -146,6 +148,12 @@ def _role_rules(workflow: Workflow) -> RoleRules:
     """
     files = [getattr(stage, "roles", None) for stage in workflow.stages if stage.name == "ingest"]
     return load_rules(files[0] if files else None)
+
+
+def _options(workflow: Workflow) -> IngestOptions:
+    """What the workflow's ingest stage lets discovery do; nothing where there is none."""
+    given = [stage.options for stage in workflow.stages if isinstance(stage, IngestStage)]
+    return given[0] if given else DEFAULT_OPTIONS
 
 
 def run_records(

@@ -7,12 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from radloom.errors import SeriesRefused
 from radloom.pipelines.ingest.listing import series_rows
+from radloom.pipelines.ingest.options import IngestOptions
 from radloom.pipelines.stage import Check, Context, StageResult
 from radloom.pipelines.study import Output, SeriesRecord, Study
+from radloom.transforms.dicom import Repairs
 
 __all__ = ["INGEST_VERSION", "IngestStage", "ingest_series", "sidecar_of"]
 
@@ -32,6 +34,20 @@ class IngestStage:
     roles: Path | None = None
     """A file of role rules (see ``radloom inspect --print-roles``); None: those that ship with
     Radloom. Discovery uses it; a study is read again where a role or its rule changed."""
+
+    suv: bool = False
+    """Whether PET is given as SUV (body weight) instead of Bq/mL; where the headers do not say all
+    that SUV takes, the series is refused."""
+    gantry_tilt: Literal["refuse", "correct"] = "refuse"
+    """What becomes of a stack that leans: refused, or sheared back onto a straight grid."""
+    uneven_spacing: Literal["refuse", "resample"] = "refuse"
+    """What becomes of slices of uneven distances: refused, or interpolated onto even ones."""
+
+    @property
+    def options(self) -> IngestOptions:
+        """What discovery has to know of these parameters."""
+        repairs = Repairs(self.gantry_tilt == "correct", self.uneven_spacing == "resample")
+        return IngestOptions(self.suv, repairs)
 
     @property
     def name(self) -> str:
@@ -58,6 +74,8 @@ class IngestStage:
                 series.reason,
                 series.role,
                 series.role_rule,
+                series.units,
+                series.reader,
                 json.dumps(dict(series.entities)),
             )
         return dict(sorted(hashes.items()))

@@ -245,14 +245,31 @@ def inspect(
 
 @app.command()
 @_guarded
-def convert(studies: Studies, out: Out, *, roles: Roles = None) -> None:
+def convert(
+    studies: Studies,
+    out: Out,
+    *,
+    suv: Annotated[
+        bool, typer.Option("--suv", help="PET as SUV by body weight, or refused with the reason.")
+    ] = False,
+    correct_tilt: Annotated[
+        bool, typer.Option("--correct-tilt", help="Shear back what a tilted gantry made.")
+    ] = False,
+    resample_spacing: Annotated[
+        bool,
+        typer.Option("--resample-spacing", help="Interpolate slices of uneven distances."),
+    ] = False,
+    roles: Roles = None,
+) -> None:
     """Ingest alone: NIfTI and a JSON file for each accepted series, and OUT/ingest.tsv."""
     _require_folder(studies)
     from radloom.pipelines.workflow import load_workflow
 
-    _finish(
-        _run(studies, out, load_workflow("head", only=("ingest",), parameters=_with_roles(roles)))
-    )
+    asked: dict[str, Any] = {"suv": True} if suv else {}
+    asked |= {"gantry_tilt": "correct"} if correct_tilt else {}
+    asked |= {"uneven_spacing": "resample"} if resample_spacing else {}
+    parameters = {"ingest": {**asked, **_with_roles(roles).get("ingest", {})}}
+    _finish(_run(studies, out, load_workflow("head", only=("ingest",), parameters=parameters)))
 
 
 @app.command()
