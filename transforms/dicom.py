@@ -298,7 +298,8 @@ def require_alike(planes: Sequence[SlicePlane]) -> None:
 def _beside(ordered: Sequence[SlicePlane]) -> npt.NDArray[np.float64]:
     """(N, 2) mm along I and J that first pixels lie beside the normal through the first slice's."""
     positions = np.asarray([plane.position_lps for plane in ordered], dtype=np.float64)
-    return (positions - positions[0]) @ np.stack(_axes(ordered[0].orientation_lps), axis=1)
+    axes = np.stack(_axes(ordered[0].orientation_lps), axis=1)
+    return np.asarray((positions - positions[0]) @ axes, dtype=np.float64)
 
 
 def _leans(
@@ -376,7 +377,7 @@ def _require_none_missing(depth: npt.NDArray[np.float64], steps: npt.NDArray[np.
     wide = steps / base
     whole = np.abs(wide - np.round(wide)) <= GAP_TOLERANCE
     absent = np.round(wide).astype(int) - 1
-    if not whole.all() or absent.sum() >= len(depth) / 2:
+    if not whole.all() or not 0 < absent.sum() < len(depth) / 2:
         return
     places = [
         float(depth[i] + (n + 1) * steps[i] / (absent[i] + 1))

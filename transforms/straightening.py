@@ -148,7 +148,7 @@ def _mixed(
     a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], weight: float
 ) -> npt.NDArray[np.float32]:
     """`a` and `weight` of the way to `b`; where both are one number, that number exactly."""
-    return a + (b - a) * np.float32(weight)
+    return np.asarray(a + (b - a) * np.float32(weight), dtype=np.float32)
 
 
 def _shifted(

@@ -145,3 +145,32 @@ def test_a_mosaics_tiles_share_the_centre_of_the_whole(turn):
     np.testing.assert_allclose(found, centre_lps, atol=1e-9)
     normal = geometry.affine[:3, 2] * (-1, -1, 1) / 3.0
     np.testing.assert_allclose(normal, slice_normal(plane.orientation_lps), atol=1e-9)
+
+
+def test_overlapping_and_wide_slices_are_named_with_their_positions():
+    depths = [0, 4, 8, 12, 16, 17, 24, 31]
+    refused(
+        stack(depths),
+        ReasonCode.UNEVEN_SPACING,
+        r"overlap at 21\.00 and 22\.00 mm; others lie between 22\.00 and 29\.00, 29\.00 and 36\.00",
+    )
+
+
+def test_every_duplicate_is_named_up_to_five():
+    depths = [*range(0, 20, 2), *range(0, 14, 2)]
+    refused(
+        stack(depths),
+        ReasonCode.DUPLICATE_SLICE,
+        r"7 of 10 positions, at 5\.00, 7\.00, 9\.00, 11\.00, 13\.00, \.\.\. mm",
+    )
+
+
+def test_scattered_slices_are_no_tilt():
+    planes = stack(np.arange(6) * 2.0)
+    moved = planes[3]
+    planes[3] = SlicePlane((-30.0, 21.0, 11.0), moved.orientation_lps, moved.pixel_spacing, 6, 5)
+    refused(planes, ReasonCode.GANTRY_TILT, "1.0 mm beside it; no shear explains that")
+
+
+def test_distances_a_little_off_are_uneven_and_nothing_is_missing():
+    refused(stack([0, 1, 2, 3, 4.06]), ReasonCode.UNEVEN_SPACING, "between 8.00 and 9.06 mm")
