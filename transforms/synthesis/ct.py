@@ -1,0 +1,315 @@
+"""CT of a head before any scanner: HU of each structure, drawn, and laid over its voxels.
+
+Soft tissue keeps near its table value. Bone differs between heads, along the skull and with its
+thickness: thin plates hold less of it than their voxels, thick compact bone more. Sources of the
+ranges: brain, CSF, fat, muscle, blood as Schneider et al. 2000, doi:10.1088/0031-9155/45/2/314,
+compose them; bone, teeth and metal are set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch.nn import functional
+
+from radloom.transforms.synthesis.draws import Range, chance, log_uniform, normal, seed, uniform
+from radloom.transforms.synthesis.fields import smooth_noise
+from radloom.transforms.synthesis.relaxation import KIN
+from radloom.transforms.synthesis.texture import (
+    TextureParameters,
+    TextureRecipe,
+    coarse_noise,
+    draw_texture,
+    texture_field,
+)
+from radloom.transforms.synthesis.tissues import STRUCTURES, Code
+
+__all__ = [
+    "HU_LIMITS",
+    "BoneParameters",
+    "CTParameters",
+    "CTRecipe",
+    "CTTissue",
+    "DentalMetal",
+    "draw_ct",
+    "render_hu",
+]
+
+HU_LIMITS = (-1024.0, 3071.0)
+"""What twelve bits hold."""
+
+
+class CTTissue(Protocol):
+    """What CT needs of an anomaly."""
+
+    @property
+    def hu(self) -> float:
+        """Its CT number."""
+
+    @property
+    def texture(self) -> float:
+        """Deviation within it, relative to its mean above air."""
+
+
+@dataclass(frozen=True)
+class CTRecipe:
+    """What the CT of a head is drawn from; HU unless another unit is named."""
+
+    soft_deviation: float = 3.0
+    """Of each soft tissue round its table value."""
+    blood: Range = (35.0, 65.0)
+    """Blood, which follows the haematocrit."""
+    compact: Range = (950.0, 1750.0)
+    """Compact bone."""
+    spongy: Range = (150.0, 700.0)
+    """Marrow with its trabeculae."""
+    tooth: Range = (1500.0, 2600.0)
+    bone_deviation: Range = (60.0, 220.0)
+    """Slow change of compact bone along the skull; half as much in marrow."""
+    bone_mm: Range = (12.0, 40.0)
+    """Distance of its knots."""
+    thin_loss: Range = (0.1, 0.45)
+    """Share of its density that a plate of one voxel lacks."""
+    dense_gain: Range = (0.0, 450.0)
+    """What the thickest compact bone, as the petrous, has more."""
+    cell_probability: float = 0.7
+    """Of air cells in thick bone low on the skull."""
+    cells: Range = (0.02, 0.3)
+    """Share of that bone that is cells."""
+    agent_probability: float = 0.15
+    """Of contrast agent in the blood."""
+    agent: Range = (60.0, 350.0)
+    """What it adds in arteries; in veins 0.3 to 1.1 times as much."""
+    metal_probability: float = 0.08
+    """Of dental metal."""
+    metal_pieces: Range = (1.0, 5.0)
+    metal_mm: Range = (1.5, 4.0)
+    """Radius of a piece."""
+    texture: TextureRecipe = field(default_factory=TextureRecipe)
+    texture_gain: Range = (0.6, 1.6)
+    """Of the texture's deviation in `tissues`; zeros: none."""
+
+
+@dataclass(frozen=True)
+class BoneParameters:
+    """How density varies within compact bone and marrow; HU."""
+
+    seed: int
+    knot_mm: float
+    compact_deviation: float
+    spongy_deviation: float
+    thin_loss: float
+    """Share of its density that a plate of one voxel lacks."""
+    dense_gain: float
+    """What the thickest bone has more."""
+    cells: float
+    """Share of thick bone that is air cells; 0: none."""
+
+
+@dataclass(frozen=True)
+class DentalMetal:
+    """One filling or crown: a ball in the bone that lies farthest along a direction."""
+
+    angle_degrees: float
+    """From straight ahead towards the right."""
+    fall: float
+    """How much lying low counts against lying in front."""
+    radius_mm: float
+    hu: float
+
+
+@dataclass(frozen=True)
+class CTParameters:
+    """One drawn CT; tuples over structures are indexed by `Code`."""
+
+    means: tuple[float, ...]
+    """HU of each structure."""
+    deviations: tuple[float, ...]
+    """Of the texture within each structure."""
+    anomaly_means: tuple[float, ...]
+    """In the order of the anomalies."""
+    anomaly_deviations: tuple[float, ...]
+    texture: TextureParameters
+    bone: BoneParameters
+    metal: tuple[DentalMetal, ...] = ()
+
+
+_MINERAL = (Code.BONE, Code.MARROW, Code.TOOTH)
+_CELL_HU = -700.0
+"""Air cells with their walls."""
+_AGENT_UPTAKE = {
+    Code.MUCOSA: 0.15,
+    Code.CHOROID: 0.2,
+    Code.DURA: 0.15,
+    Code.GLAND: 0.15,
+    Code.EYE_MUSCLE: 0.12,
+    Code.MUSCLE: 0.05,
+    Code.CORTEX: 0.02,
+    Code.WHITE: 0.01,
+}
+"""Relative to arterial blood; set."""
+
+
+def draw_ct(
+    generator: torch.Generator, recipe: CTRecipe, anomalies: Sequence[CTTissue] = ()
+) -> CTParameters:
+    """The CT of one head and its anomalies.
+
+    Example:
+        >>> ct = draw_ct(torch.Generator().manual_seed(0), CTRecipe())
+        >>> hu = ct.means
+        >>> hu[Code.BONE] > hu[Code.MARROW] > hu[Code.CORTEX] > hu[Code.FAT]
+        True
+    """
+    gain = uniform(generator, recipe.texture_gain)
+    return CTParameters(
+        means=_draw_means(generator, recipe),
+        deviations=tuple(gain * structure.tissue.texture_hu for structure in STRUCTURES),
+        anomaly_means=tuple(anomaly.hu for anomaly in anomalies),
+        anomaly_deviations=tuple(
+            gain * anomaly.texture * (anomaly.hu + 1000) / 2 for anomaly in anomalies
+        ),
+        texture=draw_texture(generator, recipe.texture),
+        bone=_draw_bone(generator, recipe),
+        metal=_draw_metal(generator, recipe),
+    )
+
+
+def _draw_means(generator: torch.Generator, recipe: CTRecipe) -> tuple[float, ...]:
+    offsets = [normal(generator, recipe.soft_deviation) for _ in Code]
+    hu = [
+        s.tissue.hu + offsets[KIN.get(code, code)] for code, s in zip(Code, STRUCTURES, strict=True)
+    ]
+    hu[Code.AIR] = hu[Code.CAVITY] = -1000.0
+    hu[Code.BONE] = uniform(generator, recipe.compact)
+    hu[Code.MARROW] = uniform(generator, recipe.spongy)
+    hu[Code.TOOTH] = uniform(generator, recipe.tooth)
+    blood, agent = uniform(generator, recipe.blood), uniform(generator, recipe.agent)
+    venous = uniform(generator, (0.3, 1.1))
+    if not chance(generator, recipe.agent_probability):
+        agent = 0.0
+    hu[Code.ARTERY] = hu[Code.VESSEL] = blood + agent
+    hu[Code.SINUS] = blood + venous * agent
+    for code, uptake in _AGENT_UPTAKE.items():
+        hu[code] += uptake * agent
+    return tuple(hu)
+
+
+def _draw_bone(generator: torch.Generator, recipe: CTRecipe) -> BoneParameters:
+    deviation = uniform(generator, recipe.bone_deviation)
+    cells = uniform(generator, recipe.cells)
+    return BoneParameters(
+        seed(generator),
+        log_uniform(generator, recipe.bone_mm),
+        deviation,
+        deviation / 2,
+        uniform(generator, recipe.thin_loss),
+        uniform(generator, recipe.dense_gain),
+        cells if chance(generator, recipe.cell_probability) else 0.0,
+    )
+
+
+def _draw_metal(generator: torch.Generator, recipe: CTRecipe) -> tuple[DentalMetal, ...]:
+    if not chance(generator, recipe.metal_probability):
+        return ()
+    fall = uniform(generator, (0.1, 0.5))
+    return tuple(
+        DentalMetal(
+            uniform(generator, (-50.0, 50.0)),
+            fall,
+            uniform(generator, recipe.metal_mm),
+            HU_LIMITS[1],
+        )
+        for _ in range(round(uniform(generator, recipe.metal_pieces)))
+    )
+
+
+def render_hu(codes: torch.Tensor, parameters: CTParameters) -> torch.Tensor:
+    """(I, J, K) float32 CT numbers within `HU_LIMITS`, before any scanner.
+
+    Args:
+        codes: (I, J, K) integers, `Code` of each voxel of 1 mm, without the side; RAS+.
+        parameters: the CT.
+    """
+    shape = (codes.shape[0], codes.shape[1], codes.shape[2])
+    index = codes.flatten().int()
+
+    def spread(values: tuple[float, ...]) -> torch.Tensor:
+        table = torch.tensor(values, device=codes.device)
+        return table.index_select(0, index).view(shape)
+
+    hu = spread(parameters.means)
+    if any(parameters.deviations):
+        texture = texture_field(shape, parameters.texture, codes.device)
+        hu.addcmul_(spread(parameters.deviations), texture)
+    _vary_bone(hu, codes, parameters.bone)
+    for metal in parameters.metal:
+        _fill_tooth(hu, codes, metal)
+    return hu.clamp_(*HU_LIMITS)
+
+
+def _vary_bone(hu: torch.Tensor, codes: torch.Tensor, bone: BoneParameters) -> None:
+    """Density along the skull and with the thickness of bone."""
+    shape = (codes.shape[0], codes.shape[1], codes.shape[2])
+    compact = (codes == Code.BONE).to(hu.dtype)
+    marrow = (codes == Code.MARROW).to(hu.dtype)
+    slow = coarse_noise(shape, bone.knot_mm, bone.seed, hu.device)
+    thickness = _thickness(compact + marrow)
+    change = bone.compact_deviation * slow
+    change.add_((thickness - 0.6).clamp_min(0), alpha=bone.dense_gain / 0.4)
+    change.sub_((0.4 - thickness).clamp_min(0), alpha=bone.thin_loss * 1300 / 0.4)
+    hu.addcmul_(compact, change)
+    hu.addcmul_(marrow, slow, value=bone.spongy_deviation)
+    if bone.cells > 0:
+        _pneumatise(hu, compact, thickness, bone)
+
+
+def _pneumatise(
+    hu: torch.Tensor, compact: torch.Tensor, thickness: torch.Tensor, bone: BoneParameters
+) -> None:
+    """Air cells in thick bone of the lower half of the head."""
+    shape = (hu.shape[0], hu.shape[1], hu.shape[2])
+    low = slice(0, shape[2] // 2)
+    noise = smooth_noise((*shape[:2], shape[2] // 2), (3.0,) * 3, bone.seed + 1, hu.device)[0]
+    level = math.sqrt(2) * _inverse_erf(1 - 2 * bone.cells)
+    share = ((noise - level) * 2 + 0.5).clamp_(0, 1)
+    share.mul_(compact[..., low]).mul_(((thickness[..., low] - 0.6) * 5).clamp_(0, 1))
+    hu[..., low].lerp_(torch.tensor(_CELL_HU, device=hu.device), share)
+
+
+def _inverse_erf(value: float) -> float:
+    return float(torch.special.erfinv(torch.tensor(value, dtype=torch.float64)))
+
+
+def _thickness(bone: torch.Tensor) -> torch.Tensor:
+    """Share of bone within about 4 mm of each voxel: 0 in none, 1 within thick bone."""
+    half = functional.avg_pool3d(bone[None, None], 2, ceil_mode=True)
+    for axis in range(3):
+        kernel = [1, 1, 1]
+        kernel[axis] = 5
+        pad = [k // 2 for k in kernel]
+        half = functional.avg_pool3d(half, kernel, 1, pad)
+    return functional.interpolate(half, bone.shape, mode="trilinear", align_corners=True)[0, 0]
+
+
+def _fill_tooth(hu: torch.Tensor, codes: torch.Tensor, metal: DentalMetal) -> None:
+    x, y, z = (
+        torch.arange(n, device=hu.device, dtype=torch.float32).view(
+            [-1 if axis == own else 1 for axis in range(3)]
+        )
+        for own, n in enumerate(codes.shape)
+    )
+    angle = math.radians(metal.angle_degrees)
+    front = math.cos(angle) * y + math.sin(angle) * (x - codes.shape[0] / 2) - metal.fall * z
+    bone = (codes == Code.BONE) | (codes == Code.MARROW)
+    place = torch.where(bone, front, -torch.inf).flatten().argmax()
+    i = place // (codes.shape[1] * codes.shape[2])
+    j = place // codes.shape[2] % codes.shape[1]
+    k = place % codes.shape[2]
+    squared = (x - i) ** 2 + (y - j) ** 2 + (z - k) ** 2
+    share = (metal.radius_mm + 0.5 - squared.sqrt()).clamp(0, 1)
+    hu.lerp_(torch.tensor(metal.hu, device=hu.device), share)
