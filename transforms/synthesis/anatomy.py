@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from io import BytesIO
+from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,8 +19,10 @@ from scipy import ndimage
 from radloom.errors import InputError
 from radloom.geometry import Affine
 from radloom.transforms.synthesis.fields import Grid, smooth_noise
-from radloom.transforms.synthesis.phantom import HeadPhantom
 from radloom.transforms.synthesis.tissues import CODES, STRUCTURES, Code
+
+if TYPE_CHECKING:  # the phantom is rendered by what stands on this module
+    from radloom.transforms.synthesis.phantom import HeadPhantom
 
 __all__ = [
     "RIGHT",
