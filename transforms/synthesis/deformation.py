@@ -1,0 +1,459 @@
+r"""Random diffeomorphic deformations of a head, with their inverse.
+
+A point :math:`x` of the sample world lies at :math:`M \exp(w)(x)` in the anatomy's world. :math:`M`
+undoes rotation, scaling, shear, translation and a left-right flip; :math:`w` is a stationary
+velocity field in mm, sums of smooth noise at several scales and a push of the ventricles' walls.
+:math:`\exp` is by scaling and squaring (Arsigny et al. 2006, doi:10.1007/11866565_113), so that
+:math:`\exp(-w)` undoes it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from radloom.errors import InputError
+from radloom.geometry import Affine
+from radloom.transforms.synthesis import draws
+from radloom.transforms.synthesis.anatomy import Anatomy, code_of
+from radloom.transforms.synthesis.draws import Range
+from radloom.transforms.synthesis.fields import Grid, blur, smooth_noise
+from radloom.transforms.synthesis.tissues import CODES, Code
+
+__all__ = [
+    "Deformation",
+    "DeformationParameters",
+    "DeformationRecipe",
+    "build_deformation",
+    "draw_deformation",
+    "moving_from_fixed",
+    "sample_volume",
+    "warp",
+]
+
+_KNOT_SPACING_MM = 4.0
+"""Of the lattice that holds velocity and displacement."""
+_MARGIN_MM = 32.0
+"""Around the head, where the velocity falls to zero."""
+_HALVINGS = 5
+_STEEPEST = 0.75
+"""No velocity component changes by more than this in mm a mm: beyond it det J > 0 is at risk."""
+_VENTRICLES = (Code.VENTRICLE, Code.TEMPORAL_HORN, Code.THIRD_VENTRICLE)
+_PUSH_REACH_MM = (5.0, 12.0)
+
+
+@dataclass(frozen=True)
+class DeformationRecipe:
+    """From what deformations are drawn; zero ranges and probabilities switch a part off."""
+
+    rotation_degrees: Range = (-20.0, 20.0)
+    """About each axis of the sample world."""
+    scaling: Range = (0.85, 1.15)
+    """Size of the head in the sample, drawn once for the head."""
+    stretching: Range = (0.94, 1.06)
+    """On top, drawn for each axis."""
+    shear: Range = (-0.06, 0.06)
+    """Off-diagonal elements, drawn for each pair of axes."""
+    translation_mm: Range = (-12.0, 12.0)
+    """Along each axis."""
+    flip_probability: float = 0.5
+    """Of left and right swapped."""
+    knots_mm: tuple[float, ...] = (80.0, 40.0, 20.0, 12.0)
+    """Scales of the velocity: distances of the knots of its noise."""
+    amplitudes_mm: tuple[float, ...] = (5.0, 3.5, 1.6, 0.5)
+    """Largest standard deviation of the velocity at each scale; drawn between zero and it."""
+    ventricle_probability: float = 0.5
+    """Of a push of the ventricles' walls."""
+    ventricle_mm: Range = (-2.5, 6.0)
+    """Outwards (larger ventricles) where positive."""
+    extreme_probability: float = 0.05
+    """Of a draw with everything but the flip enlarged by `extreme_factor`."""
+    extreme_factor: float = 1.8
+
+
+@dataclass(frozen=True)
+class DeformationParameters:
+    """One drawn deformation; the defaults change nothing."""
+
+    rotation_degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Of the head about x, then y, then z."""
+    scaling: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Size of the head in the sample relative to the anatomy."""
+    shear: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Of x by y, x by z, y by z."""
+    translation_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Where the anatomy's origin goes to in the sample world."""
+    flip: bool = False
+    """Left and right swapped."""
+    knots_mm: tuple[float, ...] = ()
+    amplitudes_mm: tuple[float, ...] = ()
+    """Standard deviation of the velocity at each scale."""
+    ventricle_mm: float = 0.0
+    """Speed of the ventricles' walls, outwards where positive."""
+    seed: int = 0
+    """Of the velocity's noise."""
+
+    def __post_init__(self) -> None:
+        if len(self.knots_mm) != len(self.amplitudes_mm):
+            raise InputError(
+                f"expected an amplitude for each distance of knots, got {self.amplitudes_mm} for "
+                f"{self.knots_mm}"
+            )
+
+
+def draw_deformation(
+    generator: torch.Generator, recipe: DeformationRecipe
+) -> DeformationParameters:
+    """One deformation of the recipe.
+
+    >>> draw_deformation(torch.Generator().manual_seed(0), DeformationRecipe()).ventricle_mm > -4.5
+    True
+    """
+    extreme = draws.chance(generator, recipe.extreme_probability)
+    factor = recipe.extreme_factor if extreme else 1.0
+    rotation = [factor * draws.uniform(generator, recipe.rotation_degrees) for _ in range(3)]
+    size = draws.uniform(generator, recipe.scaling)
+    scaling = [(size * draws.uniform(generator, recipe.stretching)) ** factor for _ in range(3)]
+    shear = [factor * draws.uniform(generator, recipe.shear) for _ in range(3)]
+    translation = [factor * draws.uniform(generator, recipe.translation_mm) for _ in range(3)]
+    pushed = draws.chance(generator, recipe.ventricle_probability)
+    push = factor * draws.uniform(generator, recipe.ventricle_mm)
+    return DeformationParameters(
+        rotation_degrees=(rotation[0], rotation[1], rotation[2]),
+        scaling=(scaling[0], scaling[1], scaling[2]),
+        shear=(shear[0], shear[1], shear[2]),
+        translation_mm=(translation[0], translation[1], translation[2]),
+        flip=draws.chance(generator, recipe.flip_probability),
+        knots_mm=recipe.knots_mm,
+        amplitudes_mm=tuple(
+            factor * draws.uniform(generator, (0.0, most)) for most in recipe.amplitudes_mm
+        ),
+        ventricle_mm=push if pushed else 0.0,
+        seed=draws.seed(generator),
+    )
+
+
+@dataclass(frozen=True)
+class _Lattice:
+    """Knots along the axes of the sample world."""
+
+    origin_mm: tuple[float, float, float]
+    shape: tuple[int, int, int]
+
+    def axes(self, device: torch.device | str) -> tuple[torch.Tensor, ...]:
+        return tuple(
+            start + _KNOT_SPACING_MM * torch.arange(n, device=device, dtype=torch.float32)
+            for start, n in zip(self.origin_mm, self.shape, strict=True)
+        )
+
+    def points(self, device: torch.device | str) -> torch.Tensor:
+        """(I, J, K, 3) mm."""
+        return torch.stack(torch.meshgrid(*self.axes(device), indexing="ij"), -1)
+
+    def interpolate(self, values: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        """`values` (3, I, J, K) at `points` (..., 3) mm -> (..., 3), trilinear, border repeated."""
+        size = points.new_tensor([_KNOT_SPACING_MM * (n - 1) / 2 for n in self.shape])
+        centre = points.new_tensor(self.origin_mm) + size
+        flat = ((points - centre) / size).reshape(1, 1, 1, -1, 3).flip(-1)
+        sampled = functional.grid_sample(
+            values[None], flat, mode="bilinear", padding_mode="border", align_corners=True
+        )
+        return sampled.reshape(3, -1).T.reshape(points.shape)
+
+    def resample(self, values: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """The same on a grid, one axis after the other: (3, I, J, K) -> (3, I', J', K')."""
+        positions = grid.axes(values.device)
+        for axis in (0, 1, 2):
+            place = (positions[axis] - self.origin_mm[axis]) / _KNOT_SPACING_MM
+            place = place.clamp(0, self.shape[axis] - 1)
+            knots = torch.arange(self.shape[axis], device=values.device)
+            weights = (1 - (place[:, None] - knots).abs()).clamp_min(0)
+            values = torch.tensordot(values, weights, dims=([1], [1]))
+        return values
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """A map from points of the sample world to points of the anatomy's world, and back."""
+
+    anatomy_from_sample: Affine
+    """(4, 4) the affine part M, in mm."""
+    lattice: _Lattice = field(repr=False)
+    displacement_mm: torch.Tensor = field(repr=False)
+    """(3, I, J, K) on the lattice: exp(w)(x) - x."""
+    velocity_mm: torch.Tensor = field(repr=False)
+    """(3, I, J, K) on the lattice: w."""
+
+    @cached_property
+    def inverse_mm(self) -> torch.Tensor:
+        """(3, I, J, K) on the lattice: exp(-w)(x) - x; made when first asked for."""
+        return _exponential(-self.velocity_mm, self.lattice)
+
+    @property
+    def flips(self) -> bool:
+        """Whether left and right are swapped, and the sides of labels with them."""
+        return bool(np.linalg.det(self.anatomy_from_sample[:3, :3]) < 0)
+
+    def to_anatomy(self, points: torch.Tensor) -> torch.Tensor:
+        """`points` (..., 3) of the sample world in mm -> (..., 3) of the anatomy's world."""
+        moved = points + self.lattice.interpolate(self.displacement_mm, points)
+        return _apply(self.anatomy_from_sample, moved)
+
+    def from_anatomy(self, points: torch.Tensor) -> torch.Tensor:
+        """`points` (..., 3) of the anatomy's world in mm -> (..., 3) of the sample world.
+
+        Undoes `to_anatomy` to the accuracy of interpolation.
+        """
+        straight = _apply(_inverse(self.anatomy_from_sample), points)
+        return straight + self.lattice.interpolate(self.inverse_mm, straight)
+
+    def sampling_grid(self, grid: Grid, anatomy: Anatomy) -> torch.Tensor:
+        """Where the voxels of `grid` lie in the anatomy, for `grid_sample` with align_corners.
+
+        Returns:
+            (1, I, J, K, 3) from -1 to 1, last axis of the anatomy first.
+        """
+        matrix = _normalised(anatomy.grid) @ self.anatomy_from_sample
+        device = self.displacement_mm.device
+        linear = torch.from_numpy(matrix[:3, :3]).to(device, torch.float32)
+        turned = torch.tensordot(linear, self.displacement_mm, dims=([1], [0]))
+        result = self.lattice.resample(turned, grid)
+        for row, channel in enumerate(result):
+            for axis, positions in enumerate(grid.axes(device)):
+                offset = matrix[row, 3] if axis == 0 else 0.0
+                line = float(matrix[row, axis]) * positions + float(offset)
+                channel.add_(line.reshape([-1 if a == axis else 1 for a in range(3)]))
+        return result.flip(0).movedim(0, -1)[None]
+
+
+def build_deformation(
+    parameters: DeformationParameters, anatomy: Anatomy, device: torch.device | str
+) -> Deformation:
+    """The deformation that the parameters say, for one anatomy (which lies on `device`)."""
+    affine = _anatomy_from_sample(parameters)
+    lattice = _lattice_over(anatomy.grid, affine)
+    velocity = _random_velocity(parameters, lattice, device)
+    if parameters.ventricle_mm:
+        velocity += _ventricle_velocity(parameters.ventricle_mm, anatomy, affine, lattice, device)
+    velocity = _bounded(velocity * _window(lattice, device))
+    return Deformation(affine, lattice, _exponential(velocity, lattice), velocity)
+
+
+def moving_from_fixed(fixed: Deformation, moving: Deformation, grid: Grid) -> torch.Tensor:
+    """How far the points of one draw lie from the same points of the anatomy in another draw.
+
+    Args:
+        fixed: one draw of an anatomy.
+        moving: another of the same anatomy, with the same flip.
+        grid: of the fixed draw.
+
+    Returns:
+        (3, I, J, K) displacement in RAS mm on `grid`: x + displacement(x) is the point in the
+        moving draw.
+    """
+    axes = grid.axes(fixed.displacement_mm.device)
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    moved = moving.from_anatomy(fixed.to_anatomy(points))
+    return (moved - points).movedim(-1, 0).contiguous()
+
+
+def warp(
+    volume: torch.Tensor,
+    deformation: Deformation,
+    anatomy: Anatomy,
+    grid: Grid,
+    *,
+    mode: Literal["linear", "nearest"] = "linear",
+) -> torch.Tensor:
+    """A volume on the anatomy's grid as the sample has it; its border voxels go on outside.
+
+    Args:
+        volume: (C, I, J, K) float or uint8, on `anatomy.grid`.
+        deformation: of this anatomy.
+        anatomy: whose grid `volume` is on.
+        grid: of the sample.
+        mode: how to interpolate; bytes are labels, and take "nearest" whatever it says.
+
+    Returns:
+        (C, I, J, K) on `grid`, of the type of `volume`.
+    """
+    return sample_volume(volume, deformation.sampling_grid(grid, anatomy), mode=mode)
+
+
+def sample_volume(
+    volume: torch.Tensor,
+    sampling_grid: torch.Tensor,
+    *,
+    mode: Literal["linear", "nearest"] = "linear",
+) -> torch.Tensor:
+    """As `warp`, with a sampling grid made once for several volumes."""
+    nearest = mode == "nearest" or not volume.is_floating_point()
+    sampled = functional.grid_sample(
+        volume[None].float(),
+        sampling_grid,
+        mode="nearest" if nearest else "bilinear",
+        padding_mode="border",
+        align_corners=True,
+    )
+    return sampled[0].to(volume.dtype)
+
+
+def _anatomy_from_sample(parameters: DeformationParameters) -> Affine:
+    x, y, z = (_rotation(axis, a) for axis, a in enumerate(parameters.rotation_degrees))
+    shear = np.eye(3)
+    shear[[0, 0, 1], [1, 2, 2]] = parameters.shear
+    mirror = np.diag([-1.0 if parameters.flip else 1.0, 1.0, 1.0])
+    sample_from_anatomy: Affine = np.eye(4)
+    sample_from_anatomy[:3, :3] = z @ y @ x @ shear @ np.diag(parameters.scaling) @ mirror
+    sample_from_anatomy[:3, 3] = parameters.translation_mm
+    return _inverse(sample_from_anatomy)
+
+
+def _inverse(affine: Affine) -> Affine:
+    return np.linalg.inv(affine).astype(np.float64)
+
+
+def _rotation(axis: int, degrees: float) -> npt.NDArray[np.float64]:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    first, second = [other for other in range(3) if other != axis]
+    sign = -1.0 if axis == 1 else 1.0
+    matrix = np.eye(3)
+    matrix[first, first] = matrix[second, second] = c
+    matrix[first, second], matrix[second, first] = -sign * s, sign * s
+    return matrix
+
+
+def _apply(affine: Affine, points: torch.Tensor) -> torch.Tensor:
+    matrix = torch.from_numpy(affine).to(points.device, torch.float32)
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def _normalised(grid: Grid) -> Affine:
+    """(4, 4) world -> -1 to 1 between the outer voxel centres of the grid."""
+    half = [s * max(n - 1, 1) / 2 for n, s in zip(grid.shape, grid.spacing_mm, strict=True)]
+    matrix = np.diag([*[1 / h for h in half], 1.0])
+    matrix[:3, 3] = [-c / h for c, h in zip(grid.centre_mm, half, strict=True)]
+    return matrix
+
+
+def _lattice_over(grid: Grid, anatomy_from_sample: Affine) -> _Lattice:
+    """Knots over the ellipsoid that fills the anatomy's box, in the sample world, and a margin."""
+    half = np.array([s * (n - 1) / 2 for n, s in zip(grid.shape, grid.spacing_mm, strict=True)])
+    sample_from_anatomy = _inverse(anatomy_from_sample)
+    reach = np.sqrt(((sample_from_anatomy[:3, :3] * half) ** 2).sum(1)) + _MARGIN_MM
+    low = sample_from_anatomy[:3, 3] - reach
+    i, j, k = (math.ceil(2 * extent / _KNOT_SPACING_MM) + 1 for extent in reach)
+    return _Lattice((float(low[0]), float(low[1]), float(low[2])), (i, j, k))
+
+
+def _random_velocity(
+    parameters: DeformationParameters, lattice: _Lattice, device: torch.device | str
+) -> torch.Tensor:
+    """(3, I, J, K) in mm: the sum of the scales."""
+    velocity = torch.zeros((3, *lattice.shape), device=device)
+    scales = zip(parameters.knots_mm, parameters.amplitudes_mm, strict=True)
+    for number, (knots_mm, amplitude_mm) in enumerate(scales):
+        if amplitude_mm <= 0:
+            continue
+        knots = (knots_mm / _KNOT_SPACING_MM,) * 3
+        seed = parameters.seed + number
+        noise = smooth_noise(lattice.shape, knots, seed, device, channels=3)
+        velocity.add_(noise, alpha=amplitude_mm)
+    return velocity
+
+
+def _ventricle_velocity(
+    speed_mm: float,
+    anatomy: Anatomy,
+    anatomy_from_sample: Affine,
+    lattice: _Lattice,
+    device: torch.device | str,
+) -> torch.Tensor:
+    """(3, I, J, K) in mm: along the gradient of the blurred ventricles.
+
+    The gradient of a plane wall blurred by sigma is 1 / (sigma sqrt(2 pi)); scaled by it, the wall
+    moves by `speed_mm`.
+    """
+    table = torch.zeros(CODES, device=device)
+    table[list(_VENTRICLES)] = 1.0
+    mask = table[code_of(anatomy.structures).int()]
+    points = _apply(anatomy_from_sample, lattice.points(device))
+    coarse = functional.avg_pool3d(mask[None], 2)
+    share = _at_points(coarse, anatomy.grid, points)
+    velocity = torch.zeros((3, *lattice.shape), device=device)
+    for reach_mm in _PUSH_REACH_MM:
+        smooth = blur(share, (reach_mm / _KNOT_SPACING_MM,) * 3)
+        scale = speed_mm * reach_mm * math.sqrt(2 * math.pi) / len(_PUSH_REACH_MM)
+        velocity.add_(_gradient(smooth[0]), alpha=scale / _KNOT_SPACING_MM)
+    return velocity
+
+
+def _at_points(coarse: torch.Tensor, grid: Grid, points: torch.Tensor) -> torch.Tensor:
+    """A field (1, i, j, k) with a voxel for each 2 x 2 x 2 of `grid`, at points of its world."""
+    half = [s * (n - n % 2) / 2 for n, s in zip(grid.shape, grid.spacing_mm, strict=True)]
+    off = [-s * (n % 2) / 2 for n, s in zip(grid.shape, grid.spacing_mm, strict=True)]
+    normal = (points - points.new_tensor(off)) / points.new_tensor(half)
+    return functional.grid_sample(coarse[None], normal.flip(-1)[None], align_corners=False)[0]
+
+
+def _gradient(smooth: torch.Tensor) -> torch.Tensor:
+    """(I, J, K) -> (3, I, J, K) per knot, central differences, zero at the border."""
+    result = torch.zeros((3, *smooth.shape), device=smooth.device)
+    for axis, n in enumerate(smooth.shape):
+        ahead, behind = smooth.narrow(axis, 2, n - 2), smooth.narrow(axis, 0, n - 2)
+        result[axis].narrow(axis, 1, n - 2).copy_((ahead - behind) / 2)
+    return result
+
+
+def _window(lattice: _Lattice, device: torch.device | str) -> torch.Tensor:
+    """(I, J, K) one over the head, smoothly zero at the ends of the margin."""
+    result = torch.ones((), device=device)
+    for axis, n in enumerate(lattice.shape):
+        knots = torch.arange(n, device=device, dtype=torch.float32)
+        to_end = torch.minimum(knots, n - 1 - knots) * _KNOT_SPACING_MM / _MARGIN_MM
+        ramp = to_end.clamp(0, 1)
+        ramp = ramp * ramp * (3 - 2 * ramp)
+        result = result * ramp.reshape([-1 if a == axis else 1 for a in range(3)])
+    return result
+
+
+def _bounded(velocity: torch.Tensor) -> torch.Tensor:
+    """Scaled down as a whole where it would change too steeply."""
+    steepest = torch.stack([velocity.diff(dim=axis).abs().amax() for axis in (1, 2, 3)]).amax() / (
+        _KNOT_SPACING_MM
+    )
+    return velocity * (_STEEPEST / steepest.clamp_min(_STEEPEST))
+
+
+def _exponential(velocity: torch.Tensor, lattice: _Lattice) -> torch.Tensor:
+    """(3, I, J, K) displacement in mm of the flow along `velocity` from time 0 to 1.
+
+    The first step is by the midpoint rule; displacements are kept in the units of `grid_sample`.
+    """
+    to_normal = _per_axis(velocity, [2 / (_KNOT_SPACING_MM * (n - 1)) for n in lattice.shape])
+    knots = [torch.linspace(-1, 1, n, device=velocity.device) for n in lattice.shape]
+    still = torch.stack(torch.meshgrid(*knots, indexing="ij"))
+    step = velocity * to_normal / 2**_HALVINGS
+    step = _looked_up(step, still + step / 2)
+    for _ in range(_HALVINGS):
+        step = step + _looked_up(step, still + step)
+    return step / to_normal
+
+
+def _looked_up(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(3, I, J, K) values at (3, I, J, K) normalised places, trilinear, border repeated."""
+    where = places.flip(0).movedim(0, -1)[None]
+    return functional.grid_sample(
+        values[None], where, mode="bilinear", padding_mode="border", align_corners=True
+    )[0]
+
+
+def _per_axis(like: torch.Tensor, values: list[float]) -> torch.Tensor:
+    return like.new_tensor(values).reshape(3, 1, 1, 1)
