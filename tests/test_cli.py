@@ -23,7 +23,7 @@ from radloom.pipelines.single import write_image
 from radloom.shapes import make_label, make_volume
 
 COMMANDS = (
-    "demo inspect convert run denoise register translate segment status report".split()  # noqa: SIM905
+    "demo inspect convert run deidentify denoise register translate segment status report".split()  # noqa: SIM905
 )
 
 AFFINE = np.array([[0.0, -1.5, 0, 12], [2, 0, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1]])
@@ -253,6 +253,29 @@ def test_inspect_prints_the_fields_of_the_design(demo_folder):
     code, text = radloom("inspect", demo_folder)
     assert code == 0
     assert "localizer" in text
+
+
+def test_convert_hands_what_is_asked_to_the_ingest_stage(tmp_path, monkeypatch):
+    from radloom.pipelines import runner
+
+    asked = []
+
+    def only_look(studies, out, workflow, **_):
+        asked.append(workflow.stages[0].options)
+        return runner.RunSummary((), out, None, 0.0)
+
+    monkeypatch.setattr(runner, "run", only_look)
+    (tmp_path / "in").mkdir()
+    for options in ((), ("--suv",), ("--correct-tilt",), ("--resample-spacing",)):
+        code, text = radloom("convert", tmp_path / "in", tmp_path / "out", *options)
+        assert code == 0, text
+    found = [(o.suv, o.repairs.tilt, o.repairs.spacing) for o in asked]
+    assert found == [
+        (False, False, False),
+        (True, False, False),
+        (False, True, False),
+        (False, False, True),
+    ]
 
 
 @pytest.mark.slow
