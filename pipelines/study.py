@@ -62,6 +62,10 @@ class SeriesRecord:
     """t1, t2, flair, pd, ct, pet, ...; empty where no stage takes the volume."""
     role_rule: str = ""
     """Which rule chose the role, for `radloom inspect`."""
+    runner_up_for: str = ""
+    """The role that it takes if the volumes chosen before it cannot be read."""
+    runner_up_place: int = 0
+    """Its place among the runners-up for that role, from 1."""
     shape: tuple[int, int, int] = (0, 0, 0)
     """(I, J, K); zeros where unknown."""
     spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -96,6 +100,9 @@ class StudyRecord:
     root: Path
     """The folder that `SeriesRecord.files` are relative to."""
     series: tuple[SeriesRecord, ...]
+    salt: str = ""
+    """For a study under pseudonyms: what goes into every digest of a path, and is never written;
+    a run then writes nothing that it read from a header without cleaning it. Empty for others."""
 
     @property
     def key(self) -> str:

@@ -97,7 +97,25 @@ def _write_volume(output: Output, stem: Path, beside: Beside) -> tuple[Data, lis
     path = stem.with_name(stem.name + ".nii.gz")
     write_nifti(volume, path)
     _require_stored(volume, path)
-    return volume, [path, _write_sidecar(output, path, beside, _volume_facts(volume))]
+    said = _write_sidecar(output, path, beside, _volume_facts(volume))
+    return volume, [path, said, *_write_gradients(output.sidecar, stem)]
+
+
+def _write_gradients(sidecar: Mapping[str, Any], stem: Path) -> list[Path]:
+    """The gradient table of a diffusion series as FSL has it: a line of b-values, three of axes."""
+    values, directions = (sidecar.get(key) for key in GRADIENT_KEYS)
+    if values is None or directions is None:
+        return []
+    tables = {".bval": [values], ".bvec": list(zip(*directions, strict=True))}
+    paths = [stem.with_name(stem.name + suffix) for suffix in tables]
+    for path, lines in zip(paths, tables.values(), strict=True):
+        text = "".join(" ".join(f"{value:.7g}" for value in line) + "\n" for line in lines)
+        path.write_text(text, encoding="ascii", newline="\n")
+    return paths
+
+
+GRADIENT_KEYS = ("DiffusionBValue", "DiffusionGradientOrientation")
+"""Of a sidecar: b-values in s/mm2, and directions in FSL's convention, one a volume."""
 
 
 def _write_label(output: Output, stem: Path, beside: Beside) -> tuple[Data, list[Path]]:

@@ -220,7 +220,11 @@ def _record(
         status="rejected",
         detail=redact_paths(part.detail, identifiers),
         files=file_order(part.slices),
-        headers={**first.facts, "SourceInstancesDigest": _instances(part)},
+        headers={
+            **first.facts,
+            **_number_of_volumes(part),
+            "SourceInstancesDigest": _instances(part),
+        },
         entities=dict(part.entities),
     )
     if part.geometry is not None:
@@ -255,6 +259,10 @@ def _record(
         role_rule=role.rule,
         reader=reader,
     )
+
+
+def _number_of_volumes(part: Part) -> dict[str, int]:
+    return {"NumberOfVolumes": part.n_volumes} if part.kind != "volume" else {}
 
 
 def _instances(part: Part) -> str:

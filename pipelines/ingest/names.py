@@ -6,7 +6,15 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-__all__ = ["REDACTED", "alphanumeric", "digest_label", "made_uid", "redact", "redact_paths"]
+__all__ = [
+    "REDACTED",
+    "alphanumeric",
+    "digest_label",
+    "hide_paths",
+    "made_uid",
+    "redact",
+    "redact_paths",
+]
 
 REDACTED = "<redacted>"
 """What stands where an identifier stood."""
@@ -59,6 +67,16 @@ def redact(text: str, identifiers: Iterable[str]) -> str:
     for word in sorted(set(identifiers), key=lambda w: (-len(w), w)):
         text = re.sub(re.escape(word), REDACTED, text, flags=re.IGNORECASE)
     return text
+
+
+def hide_paths(detail: str) -> str:
+    """`detail` without any ``<path>``, UID, date or long number, whatever they hold.
+
+    >>> hide_paths("<scans/DOE/1.dcm>: expected 1.2.840.113619.2.5.1, got 20200131")
+    '<...>: expected ..., got ...'
+    """
+    detail = re.sub(r"<[^<>]+>", "<...>", detail)
+    return re.sub(r"\d+(\.\d+){5,}|\d{6,}", "...", detail)
 
 
 def redact_paths(detail: str, identifiers: Iterable[str]) -> str:

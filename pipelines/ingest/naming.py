@@ -11,7 +11,7 @@ from radloom.pipelines.ingest.names import alphanumeric
 from radloom.pipelines.ingest.roles import entities_of_role
 from radloom.pipelines.study import SeriesRecord
 
-__all__ = ["choose_roles", "name_series"]
+__all__ = ["acq_label", "choose_roles", "name_series"]
 
 ACQ_LETTERS = 24
 """Longest label made from a description; file systems end at 255 bytes a name."""
@@ -98,7 +98,10 @@ def _with_choice(
         elif best is not record:
             why = f"{best.description or 'another series'}, {_why(best, record, numbers)}"
             rule = f"{record.role_rule}; another is the {wanted}: {why}"
-            record = replace(record, role="", role_rule=rule)
+            place = next(i for i, other in enumerate(ranked[wanted]) if other is record)
+            record = replace(
+                record, role="", role_rule=rule, runner_up_for=wanted, runner_up_place=place
+            )
     if record.status == "accepted" and not record.role and not record.reason:
         record = replace(record, reason=ReasonCode.NOT_A_HEAD_VOLUME.value)
     return replace(record, entities=entities)
@@ -120,7 +123,13 @@ def _entities(record: SeriesRecord) -> dict[str, str]:
     )
     entities["suffix"] = suffix
     entities["datatype"] = "dwi" if suffix == "dwi" else "other"
-    words = "".join(c for c in record.description if c.isascii() and c.isalnum())
-    if words and "acq" not in entities:
-        entities["acq"] = alphanumeric(words[:ACQ_LETTERS])
+    label = acq_label(record.description)
+    if label and "acq" not in entities:
+        entities["acq"] = label
     return entities
+
+
+def acq_label(description: str) -> str:
+    """The entity acq of a series that nothing but its description names; may be empty."""
+    words = "".join(c for c in description if c.isascii() and c.isalnum())
+    return alphanumeric(words[:ACQ_LETTERS]) if words else ""

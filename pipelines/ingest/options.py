@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from radloom.errors import ReasonCode, SeriesRefused
+from radloom.pipelines.ingest.philips import philips_notes
 from radloom.pipelines.ingest.units import pet_scale_of, units_of
 from radloom.pipelines.ingest.verdicts import Part
 from radloom.transforms.dicom import NO_REPAIRS, Repairs, SlicePlane, stack_geometry
@@ -28,6 +29,8 @@ class IngestOptions:
 
     suv: bool = False
     """PET as SUV (body weight) instead of Bq/mL."""
+    philips_floating_point: bool = False
+    """Philips MR in floating-point instead of displayed values."""
     repairs: Repairs = NO_REPAIRS
 
 
@@ -41,6 +44,11 @@ def finished(part: Part, options: IngestOptions) -> Part:
     if part.code is None and options.suv and part.slices[0].modality == "PT":
         try:
             units_of(part.slices, suv=True)
+        except SeriesRefused as refusal:
+            return replace(part, code=refusal.code, detail=refusal.detail)
+    if part.code is None:
+        try:
+            philips_notes(part.slices, floating_point=options.philips_floating_point)
         except SeriesRefused as refusal:
             return replace(part, code=refusal.code, detail=refusal.detail)
     return part
@@ -89,6 +97,7 @@ def notes_of(part: Part, options: IngestOptions) -> Mapping[str, Any]:
         notes["GantryTiltCorrected"] = round(plan.tilt_degrees, 4)
         notes["SliceDistancesAcquired"] = [round(d, 4) for d in plan.distances_mm]
         notes["NumberOfSlicesAcquired"] = len(plan.depths_vox)
+    notes.update(philips_notes(part.slices, floating_point=options.philips_floating_point))
     if part.slices[0].modality == "PT":
         scale = pet_scale_of(part.slices, suv=options.suv)
         notes["UnitsSource"] = scale.source

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,35 @@ import numpy.typing as npt
 
 from radloom.errors import InputError, ReasonCode, SeriesRefused
 from radloom.geometry import Affine, corners, spacing_of
-from radloom.pipelines.ingest.dcm2niix import convert_with_dcm2niix
+from radloom.pipelines.ingest.dcm2niix import acquisition_facts, convert_with_dcm2niix
 from radloom.pipelines.ingest.decoding import decode
+from radloom.pipelines.ingest.gradients import b_values_of, gradients_of
 from radloom.pipelines.ingest.headers import SliceHeader, read_headers
 from radloom.pipelines.ingest.names import redact_paths
 from radloom.pipelines.ingest.options import DEFAULT_OPTIONS, IngestOptions, finished
+from radloom.pipelines.ingest.philips import FLOATING_POINT, in_floating_point
+from radloom.pipelines.ingest.timing import timing_of
 from radloom.pipelines.ingest.units import pet_scale_of, units_of
-from radloom.pipelines.ingest.verdicts import Part, file_order, parts_of_series
+from radloom.pipelines.ingest.verdicts import Part, file_order, parts_of_series, volumes_of
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 from radloom.shapes import Volume, make_volume
 from radloom.transforms.dicom import TILT_TOLERANCE_MM, Repairs, StackGeometry
 from radloom.transforms.straightening import straightened
 from radloom.transforms.suv import scale_slices
 
-__all__ = ["part_of_record", "read_series"]
+__all__ = ["Reading", "part_of_record", "read_series", "read_with_facts"]
 
 GRID_TOLERANCE_MM = 1.5 * TILT_TOLERANCE_MM
 """How far a decoder's corners may lie from those that the headers promise: what the tolerances of
 `radloom.transforms.dicom` let pass, and a little for float32."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A volume, and what its sidecar says of it beyond what discovery knew."""
+
+    volume: Volume
+    facts: Mapping[str, Any]
 
 
 def read_series(record: StudyRecord, series: SeriesRecord) -> Volume:
@@ -43,11 +55,26 @@ def read_series(record: StudyRecord, series: SeriesRecord) -> Volume:
         SeriesRefused: it was rejected at discovery, its files changed since, or its pixels cannot
             be read whole.
     """
+    return _read(record, series, with_facts=False).volume
+
+
+def read_with_facts(record: StudyRecord, series: SeriesRecord) -> Reading:
+    """As `read_series`, with the times and gradients of a 4D series.
+
+    Raises:
+        SeriesRefused: as `read_series`.
+    """
+    return _read(record, series, with_facts=True)
+
+
+def _read(record: StudyRecord, series: SeriesRecord, *, with_facts: bool) -> Reading:
     if series.status == "rejected":
         raise SeriesRefused(ReasonCode(series.reason), series.detail)
     if series.reader in ("nifti", "itk"):
-        return _read_file(record.root / series.files[0], series)
+        return Reading(_read_file(record.root / series.files[0], series), {})
     part = part_of_record(record.root, series)
+    if series.headers.get(FLOATING_POINT):
+        part = replace(part, slices=in_floating_point(part.slices))
     files = [record.root / path for path in series.files]
     if series.reader == "dcm2niix":
         array, affine = _by_dcm2niix(part, files)
@@ -58,7 +85,7 @@ def read_series(record: StudyRecord, series: SeriesRecord) -> Volume:
     units = units_of(part.slices) if series.modality != "PT" else _scale_pet(array, part, series)
     if not np.isfinite(array).all():
         raise SeriesRefused(ReasonCode.NOT_FINITE, "expected finite values, got NaN or infinity")
-    return make_volume(
+    volume = make_volume(
         array,
         affine,
         modality=series.modality,
@@ -66,6 +93,29 @@ def read_series(record: StudyRecord, series: SeriesRecord) -> Volume:
         series_uid=series.series_uid,
         reasons=(series.reason,) if series.reason else (),
     )
+    return Reading(volume, _facts(part, files, affine) if with_facts else {})
+
+
+def _facts(part: Part, files: Sequence[Path], affine: Affine) -> dict[str, Any]:
+    """What the sidecar says beyond headers: the padding's value in the volume's units; of a 4D
+    series times, gradients, and how its slices were acquired.
+    """
+    facts: dict[str, Any] = {}
+    first = part.slices[0]
+    padding, rescale = first.facts.get("PixelPaddingValue"), first.rescale or (1.0, 0.0)
+    if isinstance(padding, (int, float)):
+        facts["PixelPaddingValue"] = padding * rescale[0] + rescale[1]
+    if part.kind == "volume":
+        return facts
+    if first.modality == "MR":
+        where = dict(zip(file_order(part.slices), files, strict=True))
+        some = [header for volume in volumes_of(part)[:2] for header in volume]
+        facts.update(acquisition_facts([where[path] for path in file_order(some)], affine))
+    facts.update(timing_of(part))
+    if part.kind == "diffusion":
+        facts["DiffusionBValue"] = b_values_of(part)
+        facts["DiffusionGradientOrientation"] = gradients_of(part, affine)
+    return facts
 
 
 def part_of_record(root: Path, series: SeriesRecord) -> Part:

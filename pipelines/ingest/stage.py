@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from radloom.errors import SeriesRefused
+from radloom.errors import ReasonCode, SeriesRefused
 from radloom.pipelines.ingest.listing import series_rows
+from radloom.pipelines.ingest.names import hide_paths
 from radloom.pipelines.ingest.options import IngestOptions
 from radloom.pipelines.stage import Check, Context, StageResult
 from radloom.pipelines.study import Output, SeriesRecord, Study
@@ -43,11 +44,16 @@ class IngestStage:
     uneven_spacing: Literal["refuse", "resample"] = "refuse"
     """What becomes of slices of uneven distances: refused, or interpolated onto even ones."""
 
+    philips_scaling: Literal["display", "floating_point"] = "display"
+    """Values of Philips MR: those that the console displays, or floating point (see
+    `radloom.pipelines.ingest.philips`); where ScaleSlope is not there, the latter is refused."""
+
     @property
     def options(self) -> IngestOptions:
         """What discovery has to know of these parameters."""
         repairs = Repairs(self.gantry_tilt == "correct", self.uneven_spacing == "resample")
-        return IngestOptions(self.suv, repairs)
+        floating_point = self.philips_scaling == "floating_point"
+        return IngestOptions(self.suv, floating_point, repairs)
 
     @property
     def name(self) -> str:
@@ -66,10 +72,12 @@ class IngestStage:
         The path itself may hold a patient's name, so that only its digest goes into receipts.
         """
         hashes = {}
+        salt = study.record.salt
         for series in study.record.series:
             for path in series.files:
-                hashes[_digest(path)] = _state(study, path)
-            hashes[f"series {series.series_uid} {_digest(*series.files)}"] = _digest(
+                hashes[_digest(salt, path)] = _state(study, path)
+            hashes[f"series {series.series_uid} {_digest(salt, *series.files)}"] = _digest(
+                salt,
                 series.status,
                 series.reason,
                 series.role,
@@ -86,18 +94,20 @@ class IngestStage:
         return 4 * sum(voxels) + BYTES_A_VOXEL * max(voxels, default=0)
 
     def run(self, study: Study, context: Context) -> StageResult:
-        """A volume for each series that can be read, and the table ``series`` of all verdicts."""
+        """A volume for each series that can be read, and the table ``series`` of all verdicts.
+
+        Where the volume chosen for a role cannot be read, the next in the order of choice that can
+        takes the role; its ``role_rule`` says so.
+        """
         del context
-        outputs: list[Output] = []
-        verdicts: list[SeriesRecord] = []
-        wanted = {id(series) for series in self._wanted(study)}
-        for series in study.record.series:
-            if id(series) not in wanted:
-                verdicts.append(series)
-                continue
-            verdict, output = ingest_series(study, series)
-            verdicts.append(verdict)
-            outputs += [output] if output is not None else []
+        verdicts = list(study.record.series)
+        volumes: dict[int, Output] = {}
+        for index, series in enumerate(study.record.series):
+            if self._is_wanted(series):
+                verdicts[index] = _ingest(study, series, index, volumes)
+        for role in _lost_roles(study.record.series, verdicts):
+            _promote(study, role, verdicts, volumes)
+        outputs = [volumes[index] for index in sorted(volumes)]
         table = Output("table", "", "series", series_rows(verdicts))
         n_lost = sum(
             new.status == "rejected" != old.status
@@ -117,32 +127,75 @@ class IngestStage:
             return StageResult((table,), checks, "skipped", _why(verdicts))
         return StageResult((*outputs, table), checks)
 
+    def _is_wanted(self, series: SeriesRecord) -> bool:
+        return series.status != "rejected" and bool(series.role or self.convert_without_role)
+
     def _wanted(self, study: Study) -> list[SeriesRecord]:
-        return [
-            series
-            for series in study.record.series
-            if series.status != "rejected" and (series.role or self.convert_without_role)
-        ]
+        return [series for series in study.record.series if self._is_wanted(series)]
+
+
+def _ingest(
+    study: Study, series: SeriesRecord, index: int, volumes: dict[int, Output]
+) -> SeriesRecord:
+    """The final verdict on one series; its volume goes into `volumes` where it has one."""
+    verdict, output = ingest_series(study, series)
+    if output is not None:
+        volumes[index] = output
+    return verdict
+
+
+def _lost_roles(before: Sequence[SeriesRecord], after: Sequence[SeriesRecord]) -> list[str]:
+    """Roles whose volume could not be read, in the order of the series."""
+    return [
+        old.role
+        for old, new in zip(before, after, strict=True)
+        if old.role and new.status == "rejected" != old.status
+    ]
+
+
+def _promote(
+    study: Study, role: str, verdicts: list[SeriesRecord], volumes: dict[int, Output]
+) -> None:
+    """Gives a lost role to the first runner-up that can be read, in `verdicts` and `volumes`."""
+    candidates = [
+        (series.runner_up_place, index)
+        for index, series in enumerate(verdicts)
+        if series.runner_up_for == role and series.status != "rejected"
+    ]
+    for _, index in sorted(candidates):
+        rule = f"{verdicts[index].role_rule}; took the role, as the one before it cannot be read"
+        reason = verdicts[index].reason
+        taken = replace(
+            study.record.series[index],
+            role=role,
+            role_rule=rule,
+            reason="" if reason == ReasonCode.NOT_A_HEAD_VOLUME.value else reason,
+        )
+        volumes.pop(index, None)
+        verdicts[index] = _ingest(study, taken, index, volumes)
+        if index in volumes:
+            return
 
 
 def ingest_series(study: Study, series: SeriesRecord) -> tuple[SeriesRecord, Output | None]:
     """The final verdict on one series, and its volume where it has one."""
-    from radloom.pipelines.ingest.pixels import read_series
+    from radloom.pipelines.ingest.pixels import read_with_facts
 
     try:
-        volume = read_series(study.record, series)
+        reading = read_with_facts(study.record, series)
     except SeriesRefused as refusal:
+        detail = hide_paths(refusal.detail) if study.record.salt else refusal.detail
         rejected = replace(
-            series, status="rejected", reason=refusal.code.value, detail=refusal.detail, role=""
+            series, status="rejected", reason=refusal.code.value, detail=detail, role=""
         )
         return rejected, None
     output = Output(
         kind="volume",
         role=series.role,
         name="ingested",
-        source=volume,
+        source=reading.volume,
         entities=dict(series.entities),
-        sidecar=sidecar_of(series, str(volume.meta["units"])),
+        sidecar={**sidecar_of(series, str(reading.volume.meta["units"])), **reading.facts},
     )
     return series, output
 
@@ -156,6 +209,7 @@ def sidecar_of(series: SeriesRecord, units: str) -> dict[str, Any]:
         "SeriesInstanceUID": series.series_uid,
         "NumberOfSourceFiles": series.n_files,
         "IngestReason": series.reason,
+        **({"IngestDetail": series.detail} if series.detail else {}),
         "Role": series.role,
         "RoleRule": series.role_rule,
         "Reader": series.reader,
@@ -165,8 +219,7 @@ def sidecar_of(series: SeriesRecord, units: str) -> dict[str, Any]:
 
 def _n_voxels(series: SeriesRecord) -> int:
     i, j, k = series.shape
-    is_4d = series.reason in ("time_series", "diffusion")
-    return i * j * k * (max(1, series.n_files) if is_4d else 1)
+    return i * j * k * int(series.headers.get("NumberOfVolumes", 1))
 
 
 def _digest(*parts: str) -> str:
@@ -178,7 +231,7 @@ def _state(study: Study, path: str) -> str:
         status = (study.record.root / path).stat()
     except OSError:
         return "unreadable"
-    return _digest(str(status.st_size), str(status.st_mtime_ns))
+    return _digest(study.record.salt, str(status.st_size), str(status.st_mtime_ns))
 
 
 def _why(verdicts: list[SeriesRecord]) -> str:
