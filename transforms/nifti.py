@@ -1,14 +1,20 @@
-"""NIfTI-1 files (.nii, .nii.gz) read into volumes and written from them, the same bytes each time.
+"""NIfTI files (.nii, .nii.gz, .hdr with .img) read into volumes, and written as NIfTI-1.
 
 Reading never guesses where the patient is:
 
 - the sform counts where its code is above zero, else the qform; a file with neither is refused,
-  for its left and right are unknown;
+  for its left and right are unknown, as is an Analyze header, which has neither;
 - a sform and a qform that claim the same space (same code) must put every corner within one voxel
   of each other, else the file is refused; with different codes they name different spaces (scanner
-  and template, say) and the sform is taken, as the standard orders;
+  and template, say) and the sform is taken, as the standard orders; but no change of space mirrors
+  a head, so that two forms of opposite handedness are refused whatever their codes;
+- lengths are millimetres where xyzt_units says so or says nothing, and are converted where it says
+  metres or micrometres, unless the voxels would then be of no size that a scanner makes;
+- maps of statistics, vectors, matrices, colours and complex numbers are not images of a body;
 - NaN and infinity are refused, not replaced: a caller who knows what they stand for says so;
 - compressed files are read to their end, so that a wrong checksum or a cut is noticed.
+
+What is written has the same bytes for the same volume, on every machine and day.
 
 Source: the header nifti1.h, https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h.
 """
@@ -28,12 +34,19 @@ from radloom.errors import InputError, ReasonCode, SeriesRefused
 from radloom.geometry import Affine, as_stored, corners, parts_from_affine, spacing_of
 
 if TYPE_CHECKING:
-    from radloom.shapes import Volume
+    from radloom.shapes import LabelVolume, Volume
 
-__all__ = ["NiftiHeader", "read_nifti", "read_nifti_header", "write_nifti"]
+__all__ = ["NiftiHeader", "read_nifti", "read_nifti_header", "voxel_file", "write_nifti"]
 
 INTENT_LABEL = 1002
 """NIFTI_INTENT_LABEL: the values are indices into a list of structures."""
+
+LABEL_INTENTS = (INTENT_LABEL, 1003)
+"""Labels, and NIFTI_INTENT_NEURONAME: indices into a fixed list of brain structures."""
+
+IMAGE_INTENTS = (0, 1001, *LABEL_INTENTS, 1011, 2001)
+"""None, estimate, labels, dimensionless, time series. All others are statistics (2 to 24), vectors,
+matrices, meshes, colours, or warps and coefficients of other programs (2006 and above)."""
 
 CODE_SCANNER = 1
 """NIFTI_XFORM_SCANNER_ANAT: the affine maps to the scanner's coordinates."""
@@ -41,11 +54,24 @@ CODE_SCANNER = 1
 UNITS_MM = 2
 """NIFTI_UNITS_MM for xyzt_units."""
 
+LENGTHS_MM = {0: 1.0, 1: 1000.0, UNITS_MM: 1.0, 3: 0.001}
+"""Code of xyzt_units & 7 -> millimetres: unknown (every tool takes millimetres), metre, millimetre,
+micrometre."""
+
+TIMES_S = {8: 1.0, 16: 1e-3, 24: 1e-6}
+"""Code of xyzt_units & 56 -> seconds; hertz, ppm and radians are no time, 0 is unknown."""
+
+VOXEL_MM = (2e-3, 50.0)
+"""Voxels that a scanner makes: from two micrometres to the slice distance of a survey."""
+
 COMPRESSION = 1
 """zlib level. Float volumes of noise hardly shrink further at 9, and take ten times as long."""
 
 HEADER_BYTES = 352
 """The NIfTI-1 header and its four extension bytes; where the data start without extensions."""
+
+FLAT = 1e-4
+"""Volume of a voxel over that of a box with its edges, below which its axes lie in one plane."""
 
 SHEAR_TOLERANCE = 1e-4
 """Off-diagonal dot product of unit axes above which a quaternion cannot hold the affine."""
@@ -60,7 +86,13 @@ class NiftiHeader:
     affine: Affine
     """(4, 4) voxel -> RAS+ mm."""
     is_label: bool
-    """Whether intent code and dtype say that the values are labels."""
+    """Whether the intent code says that the values are labels."""
+    space: str = ""
+    """Which form the affine is, and which space it claims: ``sform scanner``, ``qform MNI``."""
+    time_step_s: float | None = None
+    """Seconds from one volume to the next; None for 3D, and where the unit is not said."""
+    unsaid: tuple[str, ...] = ()
+    """Fields of the header that a complete file sets and this one does not."""
 
 
 def read_nifti_header(path: Path) -> NiftiHeader:
@@ -96,7 +128,7 @@ def read_nifti(
     writes them), or where `label` says so; otherwise values become float32 with the file's scaling.
 
     Args:
-        path: .nii or .nii.gz.
+        path: .nii, .nii.gz, or the .hdr of a pair.
         label: True or False overrides what the file says.
         modality: NIfTI holds none.
         units: as in `radloom.shapes.UNITS`; NIfTI holds none.
@@ -107,15 +139,19 @@ def read_nifti(
     Raises:
         SeriesRefused: truncated, not NIfTI, no certain geometry, colour or complex numbers, or NaN.
     """
-    from radloom.shapes import make_label, make_volume
+    from radloom.shapes import make_volume
 
     path = Path(path)
     content = _content(path)
     header = _header_of(content[:540], path)
     known = _interpret(header, path)
-    values = _values(content, header, known.shape, path)
+    voxels = voxel_file(path)
+    if voxels is None:
+        values = _values(content, header, known.shape, path)
+    else:
+        values = _values(_content(voxels), header, known.shape, voxels, is_pair=True)
     if known.is_label if label is None else label:
-        return make_label(_scaled(values, header), known.affine, series_uid=series_uid)
+        return _label(_scaled(values, header), known.affine, series_uid, path)
     array = _finite(_scaled(values, header).astype(np.float32), nan_to, path)
     return make_volume(
         np.moveaxis(array, -1, 0) if array.ndim == 4 else array,
@@ -125,6 +161,36 @@ def read_nifti(
         series_uid=series_uid,
         reasons=reasons,
     )
+
+
+def voxel_file(path: Path) -> Path | None:
+    """Where the voxels of a pair's header lie; None for files that hold their own.
+
+    Raises:
+        SeriesRefused: a header without its voxels, or with two candidates for them.
+    """
+    name = path.name.lower()
+    ending = next((e for e in (".hdr", ".hdr.gz") if name.endswith(e)), "")
+    if not ending:
+        return None
+    stem = path.name[: -len(ending)]
+    found = [path.with_name(stem + e) for e in (".img", ".img.gz", ".IMG")]
+    found = [file for file in found if file.is_file()]
+    if len(found) != 1:
+        raise SeriesRefused(
+            ReasonCode.TRUNCATED if not found else ReasonCode.UNREADABLE,
+            f"<{path.name}>: expected its voxels in <{stem}.img>, got {len(found)} such files",
+        )
+    return found[0]
+
+
+def _label(values: npt.NDArray[Any], affine: Affine, series_uid: str, path: Path) -> LabelVolume:
+    from radloom.shapes import make_label
+
+    try:
+        return make_label(values, affine, series_uid=series_uid)
+    except InputError as error:
+        raise SeriesRefused(ReasonCode.NOT_AN_IMAGE, f"<{path.name}>: {error}") from error
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
@@ -225,17 +291,30 @@ def _header_of(head: bytes, path: Path) -> Any:
         raise SeriesRefused(
             ReasonCode.TRUNCATED, f"<{path.name}>: expected {size} bytes of header, got {len(head)}"
         )
-    if head[344:347] == b"ni1":
-        raise SeriesRefused(
-            ReasonCode.UNREADABLE,
-            f"<{path.name}>: a header whose voxels lie in another file; convert the pair to .nii",
-        )
+    _require_magic(head, size, path)
     try:
         return kinds[size](head[:size])
     except (HeaderDataError, WrapStructError) as error:
         raise SeriesRefused(
             ReasonCode.UNREADABLE, f"<{path.name}>: not a valid NIfTI header: {error}"
         ) from error
+
+
+def _require_magic(head: bytes, size: int, path: Path) -> None:
+    """Nothing, if the header says that it is NIfTI, and of the kind that its name promises."""
+    magic = head[344:348] if size == 348 else head[4:8]
+    is_pair = path.name.lower().endswith((".hdr", ".hdr.gz"))
+    if magic[:3] not in (b"ni1", b"ni2", b"n+1", b"n+2"):
+        raise SeriesRefused(
+            ReasonCode.MISSING_GEOMETRY,
+            f"<{path.name}>: an Analyze header, whose left and right are unknown; export NIfTI",
+        )
+    if (magic[:2] == b"ni") != is_pair:
+        kind = "voxels in another file" if magic[:2] == b"ni" else "voxels in the same file"
+        raise SeriesRefused(
+            ReasonCode.UNREADABLE,
+            f"<{path.name}>: a header that says {kind}; give the file the ending that it had",
+        )
 
 
 def _interpret(header: Any, path: Path) -> NiftiHeader:
@@ -256,12 +335,35 @@ def _interpret(header: Any, path: Path) -> NiftiHeader:
     if dtype.kind not in "iuf":
         code = ReasonCode.COLOUR if dtype.kind == "V" else ReasonCode.NOT_AN_IMAGE
         raise SeriesRefused(code, f"<{path.name}>: expected one real number a voxel, got {dtype}")
-    is_label = int(header["intent_code"]) == INTENT_LABEL and dtype.kind in "iu"
-    affine = _affine(header, (shape[0], shape[1], shape[2]), path)
-    return NiftiHeader(shape, affine, is_label)
+    intent = int(header["intent_code"])
+    if intent not in IMAGE_INTENTS:
+        raise SeriesRefused(
+            ReasonCode.NOT_AN_IMAGE,
+            f"<{path.name}>: expected an image, got intent code {intent} (statistics, vectors, "
+            "matrices, a mesh, colours or a warp)",
+        )
+    affine, space = _affine(header, (shape[0], shape[1], shape[2]), path)
+    units = int(header["xyzt_units"])
+    step = TIMES_S.get(units & 0x38, 0.0) * float(header["pixdim"][4])
+    is_timed = len(shape) == 4 and np.isfinite(step) and step > 0
+    unsaid = [] if units & 0x07 else ["spatial unit"]
+    unsaid += ["time unit"] if len(shape) == 4 and not units & 0x38 else []
+    return NiftiHeader(
+        shape,
+        affine,
+        intent in LABEL_INTENTS,
+        space,
+        round(step, 9) if is_timed else None,
+        tuple(unsaid),
+    )
 
 
-def _affine(header: Any, shape: tuple[int, int, int], path: Path) -> Affine:
+SPACES = {1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI", 5: "template"}
+"""NIFTI_XFORM codes."""
+
+
+def _affine(header: Any, shape: tuple[int, int, int], path: Path) -> tuple[Affine, str]:
+    """The affine in mm, and which form of which space it is."""
     sform, sform_code = header.get_sform(coded=True)
     qform, qform_code = _qform(header, path)
     if not sform_code and not qform_code:
@@ -271,15 +373,50 @@ def _affine(header: Any, shape: tuple[int, int, int], path: Path) -> Affine:
             "right are unknown; set the sform to the scanner's affine",
         )
     affine = np.asarray(sform if sform_code else qform, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    box = float(np.prod(spacing_of(affine)))
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > FLAT * box:
         raise SeriesRefused(
             ReasonCode.INVALID_AFFINE,
             f"<{path.name}>: expected a finite, invertible affine, got determinant "
             f"{np.linalg.det(affine[:3, :3]):g}",
         )
+    if qform_code and sform_code:
+        _require_one_handedness(affine, np.asarray(qform), path)
     if qform_code and int(sform_code) == int(qform_code):
         _require_agreement(affine, np.asarray(qform), shape, path)
-    return as_stored(affine)
+    code = int(sform_code) or int(qform_code)
+    space = f"{'sform' if sform_code else 'qform'} {SPACES.get(code, str(code))}"
+    return as_stored(_in_mm(affine, int(header["xyzt_units"]), path)), space
+
+
+def _in_mm(affine: Affine, units: int, path: Path) -> Affine:
+    """The affine with its world in mm, as xyzt_units says."""
+    scale = LENGTHS_MM.get(units & 0x07)
+    if scale is None:
+        raise SeriesRefused(
+            ReasonCode.INVALID_AFFINE,
+            f"<{path.name}>: xyzt_units: expected a length in m, mm or um, got code {units & 7}",
+        )
+    scaled = affine.copy()
+    scaled[:3] *= scale
+    spacing = spacing_of(scaled)
+    if not (VOXEL_MM[0] <= spacing.min() and spacing.max() <= VOXEL_MM[1]):
+        raise SeriesRefused(
+            ReasonCode.INVALID_AFFINE,
+            f"<{path.name}>: expected voxels of {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm, got "
+            f"{spacing.min():g} to {spacing.max():g} mm by the affine and the unit code "
+            f"{units & 7} of xyzt_units; set both to what was scanned",
+        )
+    return scaled
+
+
+def _require_one_handedness(sform: Affine, qform: Affine, path: Path) -> None:
+    if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
+        raise SeriesRefused(
+            ReasonCode.INVALID_AFFINE,
+            f"<{path.name}>: sform and qform are mirror images of each other, so that left and "
+            "right are unknown; set both to the right one",
+        )
 
 
 def _qform(header: Any, path: Path) -> tuple[Any, int]:
@@ -307,9 +444,11 @@ def _require_agreement(
         )
 
 
-def _values(content: bytes, header: Any, shape: tuple[int, ...], path: Path) -> npt.NDArray[Any]:
+def _values(
+    content: bytes, header: Any, shape: tuple[int, ...], path: Path, *, is_pair: bool = False
+) -> npt.NDArray[Any]:
     dtype = header.get_data_dtype()
-    offset = max(int(header["vox_offset"]), int(header["sizeof_hdr"]))
+    offset = max(int(header["vox_offset"]), 0 if is_pair else int(header["sizeof_hdr"]))
     needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if len(content) - offset < needed:
         raise SeriesRefused(

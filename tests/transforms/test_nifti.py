@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from radloom.errors import InputError, ReasonCode, SeriesRefused
 from radloom.geometry import affine_from_parts, as_stored, flip_lps_ras, parts_from_affine
 from radloom.shapes import affine_of, array_of, make_label, make_volume
-from radloom.transforms.nifti import read_nifti, read_nifti_header, write_nifti
+from radloom.transforms.nifti import read_nifti, read_nifti_header, voxel_file, write_nifti
 
 SHAPE = (3, 4, 5)
 
@@ -205,6 +205,155 @@ def test_colour_complex_and_vectors_are_refused(tmp_path):
     refused(tmp_path / "k.nii", ReasonCode.NOT_AN_IMAGE)
     nib.save(nib.Nifti1Image(np.zeros((*SHAPE, 1, 3), "f4"), oblique()), tmp_path / "field.nii")
     refused(tmp_path / "field.nii", ReasonCode.NOT_AN_IMAGE, "three or four axes")
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("meter", 1e-3), ("micron", 1e3), ("mm", 1.0)])
+@pytest.mark.parametrize("form", ["sform", "qform"])
+def test_lengths_in_metres_and_micrometres_become_millimetres(tmp_path, unit, scale, form):
+    affine = oblique()
+    affine[:3] *= scale
+    path = save(tmp_path / "a.nii", affine, form == "sform", affine, form == "qform")
+    image = nib.load(path)
+    image.header.set_xyzt_units(unit)
+    again = nib.Nifti1Image(np.asarray(image.dataobj), None, image.header)
+    nib.save(again, tmp_path / "b.nii")
+    np.testing.assert_allclose(affine_of(read_nifti(tmp_path / "b.nii")), oblique(), atol=1e-4)
+    assert read_nifti_header(tmp_path / "b.nii").unsaid == ()
+    # SimpleITK converts by the same code, and only that of the form it reads.
+    spacing = sitk.ReadImage(str(tmp_path / "b.nii")).GetSpacing()
+    np.testing.assert_allclose(spacing, parts_from_affine(oblique())[1], rtol=1e-4)
+
+
+def test_a_unit_that_makes_impossible_voxels_is_refused(tmp_path):
+    header = nib.load(save(tmp_path / "a.nii", oblique(), 1, oblique(), 1)).header
+    for code, match in ((1, "937.5 to 3300 mm by the affine and the unit code 1"), (7, "code 7")):
+        header["xyzt_units"] = code
+        nib.save(nib.Nifti1Image(ramp(*SHAPE), None, header), tmp_path / "b.nii")
+        refused(tmp_path / "b.nii", ReasonCode.INVALID_AFFINE, match)
+
+
+def test_forms_that_mirror_each_other_are_refused_whatever_their_codes(tmp_path):
+    mirrored = oblique() @ np.diag([-1.0, 1, 1, 1])
+    path = save(tmp_path / "a.nii", oblique(), 4, mirrored, 1)
+    refused(path, ReasonCode.INVALID_AFFINE, "mirror images")
+
+
+def test_the_header_says_which_space_and_what_is_unsaid(tmp_path):
+    header = read_nifti_header(save(tmp_path / "a.nii", oblique(), 4, oblique(), 1))
+    assert (header.space, header.unsaid) == ("sform MNI", ("spatial unit",))
+    assert read_nifti_header(save(tmp_path / "b.nii", None, 0, oblique(), 2)).space == (
+        "qform aligned"
+    )
+    write_nifti(volume(), tmp_path / "c.nii")
+    assert read_nifti_header(tmp_path / "c.nii").unsaid == ()
+
+
+@pytest.mark.parametrize(
+    ("unit", "step", "expected"),
+    [("sec", 2.5, 2.5), ("msec", 2500, 2.5), ("usec", 2.5e6, 2.5), ("hz", 3, None), (0, 2.5, None)],
+)
+def test_the_time_step_is_in_seconds_or_unknown(tmp_path, unit, step, expected):
+    image = nib.Nifti1Image(ramp(*SHAPE, 6), oblique())
+    image.header.set_xyzt_units("mm", unit)
+    image.header["pixdim"][4] = step
+    nib.save(image, tmp_path / "a.nii.gz")
+    header = read_nifti_header(tmp_path / "a.nii.gz")
+    assert header.time_step_s == expected
+    assert ("time unit" in header.unsaid) is (unit == 0)
+
+
+@pytest.mark.parametrize("names", [("a.hdr", "a.img"), ("a.hdr", "a.img.gz")])
+@pytest.mark.parametrize("offset", [0, 16])
+def test_pairs_of_header_and_voxels_are_read(tmp_path, names, offset):
+    pair = nib.Nifti1Pair(ramp(*SHAPE), oblique())
+    pair.header["vox_offset"] = offset
+    nib.save(pair, tmp_path / "a.img")
+    if names[1].endswith(".gz"):
+        raw = (tmp_path / "a.img").read_bytes()
+        (tmp_path / "a.img.gz").write_bytes(gzip.compress(raw))
+        (tmp_path / "a.img").unlink()
+    path = tmp_path / names[0]
+    np.testing.assert_array_equal(array_of(read_nifti(path))[0], ramp(*SHAPE))
+    np.testing.assert_array_equal(affine_of(read_nifti(path)), as_stored(oblique()))
+    assert voxel_file(path) == tmp_path / names[1]
+    content = (tmp_path / names[1]).read_bytes()
+    (tmp_path / names[1]).write_bytes(content[:-9])
+    with pytest.raises(SeriesRefused) as caught:
+        read_nifti(path)
+    assert caught.value.code is ReasonCode.TRUNCATED
+    (tmp_path / names[1]).unlink()
+    refused(path, ReasonCode.TRUNCATED, "expected its voxels in <a.img>, got 0")
+
+
+def test_a_header_under_the_wrong_ending_is_refused(tmp_path):
+    nib.save(nib.Nifti1Pair(ramp(*SHAPE), oblique()), tmp_path / "a.img")
+    (tmp_path / "a.hdr").rename(tmp_path / "b.nii")
+    refused(tmp_path / "b.nii", ReasonCode.UNREADABLE, "voxels in another file")
+    write_nifti(volume(), tmp_path / "c.nii")
+    (tmp_path / "c.nii").rename(tmp_path / "c.hdr")
+    refused(tmp_path / "c.hdr", ReasonCode.UNREADABLE, "voxels in the same file")
+
+
+def test_analyze_is_refused_for_its_left_and_right(tmp_path):
+    nib.save(nib.AnalyzeImage(ramp(*SHAPE), np.diag([-1.0, 1, 1, 1])), tmp_path / "a.img")
+    refused(tmp_path / "a.hdr", ReasonCode.MISSING_GEOMETRY, "an Analyze header")
+
+
+@pytest.mark.parametrize("code", [3, 5, 22, 24, 1005, 1006, 1007, 1009, 2003, 2006, 4321])
+def test_maps_vectors_and_warps_are_no_images(tmp_path, code):
+    image = nib.Nifti1Image(ramp(*SHAPE), oblique())
+    image.header["intent_code"] = code
+    nib.save(image, tmp_path / "a.nii")
+    refused(tmp_path / "a.nii", ReasonCode.NOT_AN_IMAGE, f"intent code {code} ")
+
+
+@pytest.mark.parametrize("code", [0, 1001, 1011, 2001])
+def test_plain_intents_are_images(tmp_path, code):
+    image = nib.Nifti1Image(ramp(*SHAPE), oblique())
+    image.header["intent_code"] = code
+    nib.save(image, tmp_path / "a.nii")
+    assert not read_nifti_header(tmp_path / "a.nii").is_label
+    np.testing.assert_array_equal(array_of(read_nifti(tmp_path / "a.nii"))[0], ramp(*SHAPE))
+
+
+def test_labels_stored_as_floats_are_labels_if_they_are_whole(tmp_path):
+    image = nib.Nifti1Image(ramp(*SHAPE), oblique())
+    image.header.set_intent("label")
+    nib.save(image, tmp_path / "a.nii")
+    assert read_nifti_header(tmp_path / "a.nii").is_label
+    assert read_nifti(tmp_path / "a.nii").as_tensor().dtype == torch.uint8
+    halves = nib.Nifti1Image(ramp(*SHAPE) / 2, oblique(), image.header)
+    nib.save(halves, tmp_path / "b.nii")
+    refused(tmp_path / "b.nii", ReasonCode.NOT_AN_IMAGE, "whole numbers")
+
+
+@pytest.mark.parametrize("slope", [0.0, np.nan])
+def test_a_slope_that_is_none_leaves_the_values(tmp_path, slope):
+    write_nifti(volume(), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[112:120] = np.array([slope, 7], "<f4").tobytes()  # scl_slope, scl_inter
+    (tmp_path / "a.nii").write_bytes(content)
+    np.testing.assert_array_equal(array_of(read_nifti(tmp_path / "a.nii"))[0], ramp(*SHAPE))
+
+
+def test_an_intercept_that_is_no_number_is_refused(tmp_path):
+    write_nifti(volume(), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[112:120] = np.array([2, np.nan], "<f4").tobytes()
+    (tmp_path / "a.nii").write_bytes(content)
+    refused(tmp_path / "a.nii", ReasonCode.NOT_FINITE)
+
+
+@pytest.mark.parametrize("dtype", [">i2", ">f4", ">f8", ">u1"])
+def test_big_endian_of_every_kind_with_a_scale_equals_nibabel(tmp_path, dtype):
+    header = nib.Nifti1Header(endianness=">")
+    image = nib.Nifti1Image(ramp(*SHAPE).astype(dtype), oblique(), header)
+    image.header.set_data_dtype(dtype)
+    image.header.set_slope_inter(0.5, 3)
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert nib.load(tmp_path / "a.nii.gz").header.endianness == ">"
+    expected = nib.load(tmp_path / "a.nii.gz").get_fdata(dtype=np.float32)
+    np.testing.assert_array_equal(array_of(read_nifti(tmp_path / "a.nii.gz"))[0], expected)
 
 
 def test_other_names_are_not_written(tmp_path):
