@@ -7,6 +7,7 @@ fails, or takes its worker process along, never stops another.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from distributed import CancelledError, Future, KilledWorker, as_completed
 from filelock import FileLock, Timeout
 
 from radloom.errors import ConfigError, InputError, StageFailed
+from radloom.pipelines.deidentify.keys import Pseudonyms
 from radloom.pipelines.engine.cluster import Cluster, choose_device, connect, plan
 from radloom.pipelines.engine.worker import (
     Job,
@@ -34,6 +36,7 @@ from radloom.pipelines.ingest.options import DEFAULT_OPTIONS, IngestOptions
 from radloom.pipelines.ingest.rules import RoleRules, load_rules
 from radloom.pipelines.receipts.failure import reason_of
 from radloom.pipelines.receipts.files import write_file
+from radloom.pipelines.receipts.records import is_deidentified
 from radloom.pipelines.stage import keep_stages, record_failure, write_record
 from radloom.pipelines.study import StudyRecord
 from radloom.pipelines.workflow import Workflow
@@ -102,6 +105,7 @@ def run(
     workers: int | None = None,
     scheduler: str | None = None,
     trust: bool = False,
+    deidentify: Pseudonyms | None = None,
     on_progress: Listener = lambda _: None,
 ) -> RunSummary:
     """Every study under `studies` through `workflow`; results, tables and report in `out`.
@@ -114,10 +118,12 @@ def run(
         workers: processes of the local cluster; None: by cores, GPUs and memory.
         scheduler: address of a Dask scheduler to use instead of a local cluster.
         trust: whether outside bundles and pickled checkpoints may run.
+        deidentify: pseudonyms under which everything is written; None: as `discover` names it.
         on_progress: told what happens; stage news comes from another thread.
 
     Raises:
-        InputError: no studies, an unusable folder, device or address, or another run on `out`.
+        InputError: no studies, an unusable folder, device or address, another run on `out`, or an
+            `out` with studies under names of the other kind.
     """
     from radloom.pipelines.ingest import discover
 
@@ -128,6 +134,11 @@ def run(
         records = discover(studies, rules=_role_rules(workflow), options=_options(workflow))
         if not records:
             raise InputError(f"expected imaging files under <{studies}>, found none")
+        _require_same_names(out, deidentify)
+        if deidentify is not None:
+            from radloom.pipelines.deidentify import deidentify_records
+
+            records = deidentify_records(records, deidentify)
         return run_records(
             records,
             out,
@@ -137,6 +148,17 @@ def run(
             scheduler=scheduler,
             trust=trust,
             on_progress=on_progress,
+        )
+
+
+def _require_same_names(out: Path, deidentify: Pseudonyms | None) -> None:
+    """Nothing, if what `out` holds already is de-identified as this run shall be."""
+    known = is_deidentified(out)
+    if known is not None and known is not (deidentify is not None):
+        there, wanted = ("", "not ") if known else ("not ", "")
+        raise ConfigError(
+            f"expected results that are {wanted}de-identified in <{out}>, found studies that are "
+            f"{there}de-identified: name another folder"
         )
 
 
@@ -206,13 +228,19 @@ class _Run:
         if not waiting:
             return
         division = plan(len(waiting), workers=workers, device=self.device)
-        with connect(division, scheduler=scheduler, logs=self.out / "logs") as cluster:
+        with connect(division, scheduler=scheduler, logs=self._logs()) as cluster:
             cluster.client.subscribe_topic(self.topic, self._hear)
             try:
                 self._work_off(waiting, cluster)
             finally:
                 cluster.client.cancel(list(self.in_flight), force=True)
                 cluster.client.unsubscribe_topic(self.topic)
+
+    def _logs(self) -> Path:
+        """Where workers log: not below OUT if that is de-identified, for logs may quote names."""
+        if any(record.salt for record in self.records):
+            return Path(tempfile.mkdtemp(prefix="radloom-logs-"))
+        return self.out / "logs"
 
     def _left_over(self) -> deque[StudyRecord]:
         """The studies from the first that is not done on: workers look at the rest side by side."""

@@ -15,13 +15,14 @@ from radloom.pipelines.receipts.plain import from_json, plain, to_json
 from radloom.pipelines.receipts.receipt import STAGES_FOLDER
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 
-__all__ = ["read_records", "write_record"]
+__all__ = ["is_deidentified", "read_records", "write_record"]
 
 
 def write_record(out: Path, record: StudyRecord) -> Path:
     """``OUT/stages/<key>/study.json``, without the study's folder and its file names."""
     content = plain(record)
-    del content["root"]
+    del content["root"], content["salt"]
+    content["deidentified"] = bool(record.salt)
     for series, known in zip(content["series"], record.series, strict=True):
         del series["files"]
         series["n_files"] = known.n_files
@@ -39,7 +40,16 @@ def read_records(out: Path) -> Iterator[StudyRecord]:
 
 def _record(content: Mapping[str, Any]) -> StudyRecord:
     series = tuple(_series(item) for item in content["series"])
-    return StudyRecord(**{**content, "root": Path(), "series": series})
+    known = {key: value for key, value in content.items() if key != "deidentified"}
+    return StudyRecord(**{**known, "root": Path(), "series": series})
+
+
+def is_deidentified(out: Path) -> bool | None:
+    """Whether the studies below `out` stand under pseudonyms; None where there are none."""
+    for path in sorted((out / STAGES_FOLDER).glob("*/study.json")):
+        with suppress(OSError, ValueError):
+            return bool(from_json(path.read_bytes()).get("deidentified", False))
+    return None
 
 
 def _series(content: Mapping[str, Any]) -> SeriesRecord:

@@ -34,6 +34,7 @@ from radloom.errors import (
 )
 
 if TYPE_CHECKING:
+    from radloom.pipelines.deidentify import Pseudonyms
     from radloom.pipelines.runner import RunSummary
     from radloom.pipelines.workflow import Workflow
 
@@ -75,6 +76,13 @@ Roles = Annotated[
     Path | None,
     typer.Option("--roles", metavar="FILE", help="Role rules; see inspect --print-roles."),
 ]
+Deidentify = Annotated[
+    Path | None,
+    typer.Option(
+        "--deidentify", metavar="KEYFILE", help="Write pseudonyms and moved dates under this key."
+    ),
+]
+NewKey = Annotated[bool, typer.Option("--new-key", help="Make the key file; it must not exist.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -260,6 +268,8 @@ def convert(
         typer.Option("--resample-spacing", help="Interpolate slices of uneven distances."),
     ] = False,
     roles: Roles = None,
+    deidentify: Deidentify = None,
+    new_key: NewKey = False,
 ) -> None:
     """Ingest alone: NIfTI and a JSON file for each accepted series, and OUT/ingest.tsv."""
     _require_folder(studies)
@@ -269,7 +279,8 @@ def convert(
     asked |= {"gantry_tilt": "correct"} if correct_tilt else {}
     asked |= {"uneven_spacing": "resample"} if resample_spacing else {}
     parameters = {"ingest": {**asked, **_with_roles(roles).get("ingest", {})}}
-    _finish(_run(studies, out, load_workflow("head", only=("ingest",), parameters=parameters)))
+    workflow = load_workflow("head", only=("ingest",), parameters=parameters)
+    _finish(_run(studies, out, workflow, deidentify=_pseudonyms(deidentify, out, new=new_key)))
 
 
 @app.command()
@@ -287,6 +298,8 @@ def run(
         str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler that runs already.")
     ] = None,
     roles: Roles = None,
+    deidentify: Deidentify = None,
+    new_key: NewKey = False,
     fast: Fast = False,
     trust: Trust = False,
 ) -> None:
@@ -303,8 +316,47 @@ def run(
             workers=workers,
             scheduler=scheduler,
             trust=trust,
+            deidentify=_pseudonyms(deidentify, out, new=new_key),
         )
     )
+
+
+@app.command(name="deidentify")
+@_guarded
+def deidentify_command(
+    folder: Annotated[Path, typer.Argument(metavar="IN", help="Folder of images.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for their cleaned copies.")],
+    *,
+    key: Annotated[Path, typer.Option(metavar="KEYFILE", help="The key of the pseudonyms.")],
+    new_key: NewKey = False,
+    keep_characteristics: Annotated[
+        bool,
+        typer.Option("--keep-characteristics", help="Sex, age, size and weight stay."),
+    ] = False,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODALITY", help="Take it though pixels may show text; repeatable."),
+    ] = None,
+    crosswalk: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A table from originals to copies; never below OUT."),
+    ] = None,
+) -> None:
+    """Copy DICOM, NIfTI, NRRD and MHA without what identifies the patient."""
+    _require_folder(folder)
+    from radloom.pipelines.deidentify import Options, deidentify_folder, write_crosswalk
+
+    if crosswalk is not None:
+        _require_outside(crosswalk, out)
+    options = Options(keep_characteristics, frozenset(m.upper() for m in accept or ()))
+    names = _pseudonyms(key, out, new=new_key)
+    assert names is not None
+    with _status("de-identifying"):
+        summary = deidentify_folder(folder, out, names, options)
+    if crosswalk is not None:
+        write_crosswalk(summary, crosswalk)
+    _say(f"{summary.sentence()}; results in {out}")
+    raise typer.Exit(_SOME_FAILED if summary.n_refused or not summary.items else _ALL_DONE)
 
 
 @app.command()
@@ -458,6 +510,23 @@ def report(out: Results) -> None:
 def _with_roles(roles: Path | None) -> dict[str, dict[str, Any]]:
     """Parameters of the ingest stage that replace those of the workflow."""
     return {} if roles is None else {"ingest": {"roles": str(roles.resolve())}}
+
+
+def _pseudonyms(key: Path | None, out: Path, *, new: bool) -> Pseudonyms | None:
+    """What the key in a file makes of patients, the file made first where the user says so."""
+    if key is None:
+        if new:
+            raise ConfigError("expected --new-key together with a key file, got it alone")
+        return None
+    _require_outside(key, out)
+    from radloom.pipelines.deidentify.keys import make_key, read_key
+
+    return make_key(key) if new else read_key(key)
+
+
+def _require_outside(path: Path, out: Path) -> None:
+    if path.resolve().is_relative_to(out.resolve()):
+        raise ConfigError(f"expected <{path}> outside of <{out}>: what leads back stays apart")
 
 
 def _run(studies: Path, out: Path, workflow: Workflow, **options: Any) -> RunSummary:

@@ -81,6 +81,8 @@ class ReasonCode(str, Enum):
     """The slice stack was sheared, and was resampled to a straight grid as the workflow allows."""
     SPACING_RESAMPLED = "spacing_resampled"
     """Slice distances differed, and slices were interpolated as the workflow allows."""
+    BURNED_IN_ANNOTATION = "burned_in_annotation"
+    """De-identification was asked for, and the header says that the pixels show text."""
     SPLIT_SERIES = "split_series"
     """One SeriesInstanceUID held several volumes; this is one of them."""
     TIME_SERIES = "time_series"
