@@ -6,21 +6,22 @@ the same geometry checks serve both. Only what ingestion decides on is kept.
 
 from __future__ import annotations
 
-import logging
+import os
 import re
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date as date_of
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from radloom.errors import ReasonCode
+from radloom.pipelines.ingest.elements import Bounded, Elements, Unusual, read_elements
 from radloom.pipelines.ingest.names import made_uid
 from radloom.pipelines.ingest.pet import pet_image
+from radloom.pipelines.ingest.quiet import quiet_pydicom
+from radloom.pipelines.ingest.remembered import Remembered
 from radloom.pipelines.ingest.rules import ROLE_KEYWORDS
 from radloom.transforms.dicom import SlicePlane
 from radloom.transforms.suv import PetImage
@@ -28,6 +29,7 @@ from radloom.transforms.suv import PetImage
 __all__ = [
     "PARSE_ERRORS",
     "SliceHeader",
+    "headers_of",
     "is_dicom",
     "quiet_pydicom",
     "read_headers",
@@ -159,23 +161,6 @@ class SliceHeader:
     """What the role rules look at: see `ROLE_KEYWORDS`."""
 
 
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Silence for pydicom's remarks on values that break the standard without harm.
-
-    They quote the values, and so could carry a patient's name into a log.
-    """
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def is_dicom(head: bytes) -> bool:
     """Whether a file's first bytes look like DICOM, with its preamble or without.
 
@@ -202,21 +187,54 @@ def read_headers(file: Path, path: str) -> list[SliceHeader]:
         file: where it lies.
         path: its path relative to the folder searched.
     """
-    import pydicom
-
     try:
-        with quiet_pydicom(), file.open("rb") as stream:
-            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-            headers = _slices(dataset, path)
-            cut = _cut_pixels(stream, dataset, file.stat().st_size)
+        with file.open("rb", buffering=0) as stream:
+            return headers_of(stream, os.fstat(stream.fileno()).st_size, path)
     except PermissionError:
         return [_broken(path, ReasonCode.UNREADABLE, "no permission to read the file")]
+    except OSError as error:
+        return [_broken(path, ReasonCode.UNREADABLE, f"damaged header ({type(error).__name__})")]
+
+
+def headers_of(stream: BinaryIO, size: int, path: str, head: bytes = b"") -> list[SliceHeader]:
+    """As `read_headers`, of a file that is open.
+
+    Args:
+        stream: at its start, or where `head` ends.
+        size: its length in bytes.
+        path: relative to the folder searched.
+        head: the bytes that have been read of it.
+    """
+    try:
+        try:
+            dataset, pixels = read_elements(stream, size, head)
+            return _headers(stream, size, path, dataset, pixels)
+        except (Unusual, *PARSE_ERRORS):
+            return _headers_by_pydicom(stream, size, path)
     except PARSE_ERRORS as error:
         return [_broken(path, ReasonCode.UNREADABLE, f"damaged header ({type(error).__name__})")]
+
+
+def _headers_by_pydicom(stream: BinaryIO, size: int, path: str) -> list[SliceHeader]:
+    import pydicom
+
+    stream.seek(0)
+    with quiet_pydicom():
+        bounded = cast("BinaryIO", Bounded(stream, size))
+        dataset = pydicom.dcmread(bounded, stop_before_pixels=True, force=True)
+        return _headers(stream, size, path, dataset, stream.tell())
+
+
+def _headers(
+    stream: BinaryIO, size: int, path: str, dataset: Any, pixels: int
+) -> list[SliceHeader]:
+    headers = _slices(dataset, path)
+    stream.seek(pixels)
+    cut = _cut_pixels(stream, dataset, size)
     if cut is None:
         return [replace(h, has_pixels=False) for h in headers]
     if cut:
-        headers = [replace(h, problem=ReasonCode.TRUNCATED, problem_detail=cut) for h in headers]
+        return [replace(h, problem=ReasonCode.TRUNCATED, problem_detail=cut) for h in headers]
     return headers
 
 
@@ -228,11 +246,15 @@ def _slices(dataset: Any, path: str) -> list[SliceHeader]:
     if not any(_text(dataset, k) for k in ("SOPClassUID", "SeriesInstanceUID", "Modality")):
         return [_broken(path, ReasonCode.UNREADABLE, "no SOP class, series UID or modality in it")]
     frames = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+    if not frames:
+        values = _single_frame_values(dataset)
+        return [SliceHeader(**{**values, **_own(dataset, path, values), **_places([dataset])})]
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
-    sources = [[*_parts(frame, *shared), dataset] for frame in frames] or [[dataset]]
-    common = _common(dataset, path, sources[0])
+    sources = [[*_parts(frame, *shared), dataset] for frame in frames]
+    values = _series_values(dataset, sources[0])
+    common = {**values, **_own(dataset, path, values)}
     return [
-        replace(common, frame=index, **_slice_values(source))
+        SliceHeader(**{**common, "frame": index, **_settings(source), **_places(source)})
         for index, source in enumerate(sources)
     ]
 
@@ -247,44 +269,56 @@ def _parts(*groups: Any) -> list[Any]:
     ]
 
 
-def _common(dataset: Any, path: str, sources: Sequence[Any]) -> SliceHeader:
+def _series_values(dataset: Any, sources: Sequence[Any]) -> dict[str, Any]:
+    """What the files of a series mostly share; UIDs may be empty."""
     image_type = tuple(str(v).strip().upper() for v in _many(dataset.get("ImageType")))
+    return {
+        "study_uid": _text(dataset, "StudyInstanceUID"),
+        "series_uid": _text(dataset, "SeriesInstanceUID"),
+        "patient_id": _text(dataset, "PatientID"),
+        "identifiers": _identifiers(dataset),
+        "modality": _text(dataset, "Modality").upper(),
+        "sop_class": _text(dataset, "SOPClassUID"),
+        "image_type": image_type,
+        "description": _text(dataset, "SeriesDescription"),
+        "series_number": int(_number(dataset, "SeriesNumber") or 0),
+        "n_frames": int(_number(dataset, "NumberOfFrames") or 1),
+        "samples": int(_number(dataset, "SamplesPerPixel") or 1),
+        "photometric": _text(dataset, "PhotometricInterpretation").upper(),
+        "frame_of_reference": _text(dataset, "FrameOfReferenceUID"),
+        "pet": pet_image(dataset) if _text(dataset, "Modality").upper() == "PT" else None,
+        "has_modality_lut": "ModalityLUTSequence" in dataset,
+        "mosaic": _mosaic(dataset, image_type),
+        "facts": _facts(sources),
+        "tags": _role_tags(sources),
+    }
+
+
+def _own(dataset: Any, path: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What each file has for itself, and the UIDs where the series' values lack them.
+
+    De-identified files may; the folder and the series number then stand for the series.
+    """
+    own = {
+        "path": path,
+        "sop_uid": _text(dataset, "SOPInstanceUID"),
+        "instance_number": int(_number(dataset, "InstanceNumber") or 0),
+        "acquisition_number": _text(dataset, "AcquisitionNumber"),
+    }
     folder = path.rpartition("/")[0]
-    # De-identified files may lack UIDs; the folder and series number then stand for the series.
-    made = made_uid("series", folder, _text(dataset, "SeriesNumber"))
-    return SliceHeader(
-        path=path,
-        study_uid=_text(dataset, "StudyInstanceUID") or made_uid("study", folder),
-        series_uid=_text(dataset, "SeriesInstanceUID") or made,
-        sop_uid=_text(dataset, "SOPInstanceUID"),
-        patient_id=_text(dataset, "PatientID"),
-        identifiers=_identifiers(dataset),
-        modality=_text(dataset, "Modality").upper(),
-        sop_class=_text(dataset, "SOPClassUID"),
-        image_type=image_type,
-        description=_text(dataset, "SeriesDescription"),
-        series_number=int(_number(dataset, "SeriesNumber") or 0),
-        instance_number=int(_number(dataset, "InstanceNumber") or 0),
-        n_frames=int(_number(dataset, "NumberOfFrames") or 1),
-        samples=int(_number(dataset, "SamplesPerPixel") or 1),
-        photometric=_text(dataset, "PhotometricInterpretation").upper(),
-        frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
-        acquisition_number=_text(dataset, "AcquisitionNumber"),
-        pet=pet_image(dataset) if _text(dataset, "Modality").upper() == "PT" else None,
-        has_modality_lut="ModalityLUTSequence" in dataset,
-        mosaic=_mosaic(dataset, image_type),
-        facts=_facts(sources),
-        tags=_role_tags(sources),
-    )
+    if not values["study_uid"]:
+        own["study_uid"] = made_uid("study", folder)
+    if not values["series_uid"]:
+        own["series_uid"] = made_uid("series", folder, _text(dataset, "SeriesNumber"))
+    return own
 
 
-def _slice_values(sources: Sequence[Any]) -> dict[str, Any]:
-    """What differs from slice to slice, from the first source that knows it."""
+def _settings(sources: Sequence[Any]) -> dict[str, Any]:
+    """How a slice was made, from the first source that knows it: the same for most of a series."""
     slope, intercept = _first(sources, "RescaleSlope"), _first(sources, "RescaleIntercept")
     echo = _first(sources, "EchoTime", "EffectiveEchoTime")
     known = slope is not None and intercept is not None
     return {
-        "plane": _plane(sources),
         "component": _component(sources),
         "echo_time_ms": None if echo is None else float(echo),
         "inversion_time_ms": _as_float(_first(sources, "InversionTime", "InversionTimes")),
@@ -293,11 +327,26 @@ def _slice_values(sources: Sequence[Any]) -> dict[str, Any]:
         "gradient": _gradient(sources),
         "frame_type": _frame_type(sources),
         "kernel": "_".join(str(v).strip() for v in _many(_first(sources, "ConvolutionKernel"))),
-        "acquired_s": _acquired_s(sources),
         "duration_s": _seconds(_first(sources, "ActualFrameDuration", "FrameAcquisitionDuration")),
+        "scale_slope": _scale_slope(sources),
+        "rescale": (float(slope), float(intercept)) if known else None,
+        "rescale_type": str(_first(sources, "RescaleType") or "").upper(),
+    }
+
+
+@Remembered
+def _single_frame_values(dataset: Any) -> dict[str, Any]:
+    """The series' values and the settings of a file that holds one slice."""
+    return {**_series_values(dataset, [dataset]), **_settings([dataset])}
+
+
+def _places(sources: Sequence[Any]) -> dict[str, Any]:
+    """Where and when a slice was taken."""
+    return {
+        "plane": _plane(sources),
+        "acquired_s": _acquired_s(sources),
         "reference_s": _seconds(_first(sources, "FrameReferenceTime")),
         "slice_times_s": _slice_times_s(sources),
-        "scale_slope": _scale_slope(sources),
         "temporal": tuple(
             str(_first(sources, keyword) or "")
             for keyword in (
@@ -307,8 +356,6 @@ def _slice_values(sources: Sequence[Any]) -> dict[str, Any]:
                 "AcquisitionNumber",
             )
         ),
-        "rescale": (float(slope), float(intercept)) if known else None,
-        "rescale_type": str(_first(sources, "RescaleType") or "").upper(),
     }
 
 
@@ -403,9 +450,8 @@ def _ge_gradient(sources: Sequence[Any]) -> tuple[float, ...] | None:
         return None
     frequency, phase, through = along
     is_row = str(_first(sources, "InPlanePhaseEncodingDirection") or "").upper().startswith("ROW")
-    # GE counts the column axis upwards on the screen and slices against it where phase runs along
-    # the rows, so that its frame stays right-handed.
-    local = (phase, -frequency, through) if is_row else (frequency, phase, -through)
+    # Held to dcm2niix: GE's third axis runs against the normal, so that its frame is left-handed.
+    local = (phase, -frequency, -through) if is_row else (frequency, phase, -through)
     return _from_image(sources, local)
 
 
@@ -458,6 +504,10 @@ def _seconds(milliseconds: Any) -> float | None:
     return None if value is None else value / 1000.0
 
 
+SOME_DAY = date_of(2000, 1, 1)
+"""From which days are counted: near enough that float64 holds a tenth of a microsecond."""
+
+
 def _acquired_s(sources: Sequence[Any]) -> float | None:
     """Seconds from an arbitrary midnight to the start of acquisition; days count in full."""
     moment = str(_first(sources, "FrameAcquisitionDateTime", "AcquisitionDateTime") or "").strip()
@@ -469,7 +519,7 @@ def _acquired_s(sources: Sequence[Any]) -> float | None:
         return None
     year, month, day, hour, minute = (int(found[i]) for i in range(1, 6))
     try:
-        days = date_of(year, month, day).toordinal()
+        days = (date_of(year, month, day) - SOME_DAY).days
     except ValueError:
         return None
     return days * 86400.0 + hour * 3600.0 + minute * 60.0 + float(found[6])
@@ -485,6 +535,8 @@ def _mosaic(dataset: Any, image_type: Sequence[str]) -> int:
 
 def _csa_mosaic(dataset: Any) -> int:
     """The number of slices from the Siemens CSA header; -1 where there is none."""
+    if isinstance(dataset, Elements):
+        raise Unusual  # nibabel asks for more than Elements can answer
     from nibabel.nicom import csareader
 
     try:
@@ -498,6 +550,8 @@ def _csa_mosaic(dataset: Any) -> int:
 def _facts(sources: Sequence[Any]) -> dict[str, Any]:
     found = {k: _first(sources, *names) for k, names in SIDECAR_FACTS.items()}
     facts = {k: _plain(value) for k, value in found.items() if value is not None}
+    if facts.get("LossyImageCompression") == "00":
+        del facts["LossyImageCompression"]
     for name in SIDECAR_SECONDS:
         value = _as_float(facts.pop(name, None))
         if value is not None:
