@@ -25,7 +25,7 @@ from radloom.transforms.synthesis import draws
 from radloom.transforms.synthesis.anatomy import Anatomy, code_of
 from radloom.transforms.synthesis.draws import Range
 from radloom.transforms.synthesis.fields import Grid, blur, smooth_noise
-from radloom.transforms.synthesis.tissues import CODES, Code
+from radloom.transforms.synthesis.tissues import Code
 
 __all__ = [
     "Deformation",
@@ -42,6 +42,8 @@ _KNOT_SPACING_MM = 4.0
 """Of the lattice that holds velocity and displacement."""
 _MARGIN_MM = 32.0
 """Around the head, where the velocity falls to zero."""
+_DISPLACEMENT_SPACING_MM = 2.0
+"""Between two draws it is computed this far apart."""
 _HALVINGS = 5
 _STEEPEST = 0.75
 """No velocity component changes by more than this in mm a mm: beyond it det J > 0 is at risk."""
@@ -142,24 +144,24 @@ def draw_deformation(
 
 @dataclass(frozen=True)
 class _Lattice:
-    """Knots along the axes of the sample world."""
+    """Knots along the axes of the sample world, and trilinear interpolation between them."""
 
     origin_mm: tuple[float, float, float]
     shape: tuple[int, int, int]
-
-    def axes(self, device: torch.device | str) -> tuple[torch.Tensor, ...]:
-        return tuple(
-            start + _KNOT_SPACING_MM * torch.arange(n, device=device, dtype=torch.float32)
-            for start, n in zip(self.origin_mm, self.shape, strict=True)
-        )
+    spacing_mm: tuple[float, float, float] = (_KNOT_SPACING_MM,) * 3
 
     def points(self, device: torch.device | str) -> torch.Tensor:
         """(I, J, K, 3) mm."""
-        return torch.stack(torch.meshgrid(*self.axes(device), indexing="ij"), -1)
+        axes = [
+            start + spacing * torch.arange(n, device=device, dtype=torch.float32)
+            for start, n, spacing in zip(self.origin_mm, self.shape, self.spacing_mm, strict=True)
+        ]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
     def interpolate(self, values: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """`values` (3, I, J, K) at `points` (..., 3) mm -> (..., 3), trilinear, border repeated."""
-        size = points.new_tensor([_KNOT_SPACING_MM * (n - 1) / 2 for n in self.shape])
+        """`values` (3, I, J, K) at `points` (..., 3) mm -> (..., 3); the border goes on outside."""
+        half = [s * (n - 1) / 2 for n, s in zip(self.shape, self.spacing_mm, strict=True)]
+        size = points.new_tensor(half)
         centre = points.new_tensor(self.origin_mm) + size
         flat = ((points - centre) / size).reshape(1, 1, 1, -1, 3).flip(-1)
         sampled = functional.grid_sample(
@@ -170,12 +172,12 @@ class _Lattice:
     def resample(self, values: torch.Tensor, grid: Grid) -> torch.Tensor:
         """The same on a grid, one axis after the other: (3, I, J, K) -> (3, I', J', K')."""
         positions = grid.axes(values.device)
-        for axis in (0, 1, 2):
-            place = (positions[axis] - self.origin_mm[axis]) / _KNOT_SPACING_MM
+        for axis in (2, 1, 0):
+            place = (positions[axis] - self.origin_mm[axis]) / self.spacing_mm[axis]
             place = place.clamp(0, self.shape[axis] - 1)
             knots = torch.arange(self.shape[axis], device=values.device)
             weights = (1 - (place[:, None] - knots).abs()).clamp_min(0)
-            values = torch.tensordot(values, weights, dims=([1], [1]))
+            values = torch.matmul(weights, values.movedim(axis + 1, -2)).movedim(-2, axis + 1)
         return values
 
 
@@ -209,10 +211,15 @@ class Deformation:
     def from_anatomy(self, points: torch.Tensor) -> torch.Tensor:
         """`points` (..., 3) of the anatomy's world in mm -> (..., 3) of the sample world.
 
-        Undoes `to_anatomy` to the accuracy of interpolation.
+        What interpolation leaves of exp(-w)(exp(w)(x)) - x is taken off once.
         """
         straight = _apply(_inverse(self.anatomy_from_sample), points)
-        return straight + self.lattice.interpolate(self.inverse_mm, straight)
+        back = self._step_back(straight)
+        again = back + self.lattice.interpolate(self.displacement_mm, back)
+        return 2 * back - self._step_back(again)
+
+    def _step_back(self, points: torch.Tensor) -> torch.Tensor:
+        return points + self.lattice.interpolate(self.inverse_mm, points)
 
     def sampling_grid(self, grid: Grid, anatomy: Anatomy) -> torch.Tensor:
         """Where the voxels of `grid` lie in the anatomy, for `grid_sample` with align_corners.
@@ -256,12 +263,36 @@ def moving_from_fixed(fixed: Deformation, moving: Deformation, grid: Grid) -> to
 
     Returns:
         (3, I, J, K) displacement in RAS mm on `grid`: x + displacement(x) is the point in the
-        moving draw.
+        moving draw. Computed every 2 mm, and linear between.
     """
-    axes = grid.axes(fixed.displacement_mm.device)
+    coarse = _coarser(grid)
+    axes = coarse.axes(fixed.displacement_mm.device)
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     moved = moving.from_anatomy(fixed.to_anatomy(points))
-    return (moved - points).movedim(-1, 0).contiguous()
+    displacement = (moved - points).movedim(-1, 0)
+    if coarse != grid:
+        origin = (
+            float(coarse.affine[0, 3]),
+            float(coarse.affine[1, 3]),
+            float(coarse.affine[2, 3]),
+        )
+        displacement = _Lattice(origin, coarse.shape, coarse.spacing_mm).resample(
+            displacement, grid
+        )
+    return displacement.contiguous()
+
+
+def _coarser(grid: Grid) -> Grid:
+    """Over the same box, with voxels of 2 mm where they are smaller."""
+    shape, spacing = [], []
+    for n, size in zip(grid.shape, grid.spacing_mm, strict=True):
+        steps = max(math.ceil((n - 1) * size / _DISPLACEMENT_SPACING_MM), 1)
+        coarser = steps + 1 < n
+        shape.append(steps + 1 if coarser else n)
+        spacing.append((n - 1) * size / steps if coarser else size)
+    return Grid(
+        (shape[0], shape[1], shape[2]), (spacing[0], spacing[1], spacing[2]), grid.centre_mm
+    )
 
 
 def warp(
@@ -376,23 +407,25 @@ def _ventricle_velocity(
     lattice: _Lattice,
     device: torch.device | str,
 ) -> torch.Tensor:
-    """(3, I, J, K) in mm: along the gradient of the blurred ventricles.
-
-    The gradient of a plane wall blurred by sigma is 1 / (sigma sqrt(2 pi)); scaled by it, the wall
-    moves by `speed_mm`.
-    """
-    table = torch.zeros(CODES, device=device)
-    table[list(_VENTRICLES)] = 1.0
-    mask = table[code_of(anatomy.structures).int()]
+    """(3, I, J, K) in mm: along gradients of the blurred ventricles, `speed_mm` at their walls."""
+    code = code_of(anatomy.structures)
+    mask = sum(code == int(one) for one in _VENTRICLES)
     points = _apply(anatomy_from_sample, lattice.points(device))
-    coarse = functional.avg_pool3d(mask[None], 2)
+    coarse = functional.avg_pool3d(mask[None].float(), 2)
     share = _at_points(coarse, anatomy.grid, points)
-    velocity = torch.zeros((3, *lattice.shape), device=device)
+    wall = _gradient(blur(share, (1.0,) * 3)[0])
+    velocity = torch.zeros_like(wall)
     for reach_mm in _PUSH_REACH_MM:
-        smooth = blur(share, (reach_mm / _KNOT_SPACING_MM,) * 3)
-        scale = speed_mm * reach_mm * math.sqrt(2 * math.pi) / len(_PUSH_REACH_MM)
-        velocity.add_(_gradient(smooth[0]), alpha=scale / _KNOT_SPACING_MM)
-    return velocity
+        slope = _gradient(blur(share, (reach_mm / _KNOT_SPACING_MM,) * 3)[0])
+        velocity += slope / _speed(slope, wall) / len(_PUSH_REACH_MM)
+    return speed_mm * velocity
+
+
+def _speed(velocity: torch.Tensor, wall: torch.Tensor) -> torch.Tensor:
+    """Mean of the velocity across the walls, weighted with how sharp they are."""
+    sharpness = wall.norm(dim=0)
+    across = (velocity * wall).sum(0)
+    return across.sum() / sharpness.sum().clamp_min(1e-6)
 
 
 def _at_points(coarse: torch.Tensor, grid: Grid, points: torch.Tensor) -> torch.Tensor:

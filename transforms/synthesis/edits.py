@@ -192,7 +192,7 @@ def apply_edits(structures: torch.Tensor, parameters: EditParameters, grid: Grid
     if parameters.fat:
         _edit_fat(result, parameters.fat)
     if parameters.skull:
-        _edit_skull(result, parameters.skull)
+        _edit_skull(result, parameters.skull, grid)
     if parameters.pneumatised:
         _pneumatise(result, parameters.pneumatised, grid)
     if parameters.cavity:
@@ -209,7 +209,7 @@ def _draw_sulci(generator: torch.Generator, recipe: EditRecipe) -> PatchParamete
         return None
     wider = draws.chance(generator, recipe.sulci_widening)
     share = draws.uniform(generator, recipe.sulci_share)
-    steps = draws.choose(generator, (1, 1, 2)) if wider else -1
+    steps = draws.choose(generator, (1, 1, 1, 2)) if wider else -1
     return PatchParameters(steps, share, draws.seed(generator))
 
 
@@ -292,6 +292,15 @@ _GREY_AND_WHITE = (
     (Code.CEREBELLAR_CORTEX, Code.CEREBELLAR_WHITE),
 )
 _PATCH_KNOTS = (18.0, 18.0, 18.0)
+_FAT_DEPTH_MM = 12.0
+"""How deep below the skin fat comes and goes."""
+_UP = (0.0, 0.0, 1.0)
+_VAULT_MM = 14.0
+"""How far from the cerebrum the vault's outer side lies at most."""
+_VAULT_COSINE = -0.25
+"""Of the angle from above under which the vault is seen from the middle of the brain."""
+_CELLS_MM = 20.0
+"""How far from the brain air cells lie at most."""
 _FRONTAL = (0.0, 0.97, -0.24)
 _MASTOIDS = ((0.85, -0.2, -0.5), (-0.85, -0.2, -0.5))
 
@@ -312,7 +321,7 @@ def _widen(structures: torch.Tensor, where: torch.Tensor) -> None:
     for grey, white in _GREY_AND_WHITE:
         cortex = code == grey
         goes = cortex & fluid & where
-        bare = (code == white) & _grown(goes)
+        bare = (code == white) & _grown(goes, cube=True)
         structures.masked_fill_(goes, int(Code.CSF))
         structures.add_(bare, alpha=int(grey) - int(white))
 
@@ -326,63 +335,67 @@ def _narrow(structures: torch.Tensor, where: torch.Tensor) -> None:
 
 
 def _edit_fat(structures: torch.Tensor, change: PatchParameters) -> None:
+    """Fat below the skin grows into the muscle, or the other way; deep fat stays."""
     where = _patches(structures, change.share, change.seed)
+    where &= _near(structures == Code.SKIN, _FAT_DEPTH_MM)
     gains, loses = (Code.FAT, Code.MUSCLE) if change.steps > 0 else (Code.MUSCLE, Code.FAT)
     for step in range(abs(change.steps)):
         fresh = _grown(structures == gains, cube=step % 2 == 1) & (structures == loses) & where
         structures.masked_fill_(fresh, int(gains))
 
 
-def _edit_skull(structures: torch.Tensor, change: SkullParameters) -> None:
-    """Only around the brain: the face keeps its bone."""
-    around = _near(_is_any(structures, _BRAIN), 14.0)
+def _edit_skull(structures: torch.Tensor, change: SkullParameters, grid: Grid) -> None:
+    """The vault alone: face, base and neck keep their bone."""
+    vault = _near(_is_any(structures, (Code.CORTEX, Code.WHITE)), _VAULT_MM)
+    vault &= _cosine(_from_brain(structures, grid), _UP) > _VAULT_COSINE
     for steps, beside, filling in (
         (change.outer, _SOFT, Code.MUSCLE),
         (change.inner, _FLUID, Code.CSF),
     ):
         if steps > 0:
-            _thicken(structures, steps, beside, around)
+            _thicken(structures, steps, beside, vault)
         for _ in range(-steps):
-            _thin(structures, beside, filling, around)
+            _thin(structures, beside, filling, vault)
 
 
 def _thicken(
-    structures: torch.Tensor, steps: int, beside: Iterable[int], around: torch.Tensor
+    structures: torch.Tensor, steps: int, beside: Iterable[int], vault: torch.Tensor
 ) -> None:
     """Bone grows into what lies beside it, and the marrow within the bone."""
     bone = _is_any(structures, _BONE)
     for step in range(steps):
-        fresh = _grown(bone, cube=step % 2 == 1) & _is_any(structures, beside) & around
+        fresh = _grown(bone, cube=step % 2 == 1) & _is_any(structures, beside) & vault
         structures.masked_fill_(fresh, int(Code.BONE))
         bone |= fresh
-    inside = ~_grown(~bone) & around
+    inside = ~_grown(_grown(~bone), cube=True) & vault
     for _ in range(steps):
         fresh = _grown(structures == Code.MARROW) & (structures == Code.BONE) & inside
         structures.masked_fill_(fresh, int(Code.MARROW))
 
 
 def _thin(
-    structures: torch.Tensor, beside: Iterable[int], filling: Code, around: torch.Tensor
+    structures: torch.Tensor, beside: Iterable[int], filling: Code, vault: torch.Tensor
 ) -> None:
     """The layer beside goes where more bone lies behind it; marrow laid bare becomes bone."""
     bone = _is_any(structures, _BONE)
-    layer = bone & _grown(_is_any(structures, beside)) & around
+    layer = bone & _grown(_is_any(structures, beside)) & vault
     kept = _grown(bone & ~_grown(~bone))
     structures.masked_fill_(layer & kept, int(filling))
     left = _is_any(structures, _BONE)
-    structures.masked_fill_((structures == Code.MARROW) & _grown(~left) & around, int(Code.BONE))
+    structures.masked_fill_((structures == Code.MARROW) & _grown(~left) & vault, int(Code.BONE))
 
 
 def _pneumatise(structures: torch.Tensor, change: PatchParameters, grid: Grid) -> None:
     """Air cells within frontal bone or mastoids, with a wall of bone."""
     bone = _is_any(structures, _BONE)
-    inside = bone & ~_grown(~bone)
+    inside = bone & ~_grown(~bone, cube=True)
     cells = _patches(structures, change.share, change.seed, knots=(6.0, 6.0, 6.0))
     offsets = _from_brain(structures, grid)
     directions, degrees = ((_FRONTAL,), 22.0) if change.steps == 0 else (_MASTOIDS, 20.0)
     place = torch.zeros_like(bone)
     for direction in directions:
         place |= _cosine(offsets, direction) > math.cos(math.radians(degrees))
+    place &= _near(_is_any(structures, _BRAIN), _CELLS_MM)
     structures.masked_fill_(inside & cells & place, int(Code.CAVITY))
 
 
@@ -422,10 +435,22 @@ def _open_skull(structures: torch.Tensor, change: FlapParameters, grid: Grid) ->
 
 def _is_any(structures: torch.Tensor, codes: Iterable[int]) -> torch.Tensor:
     """(I, J, K) bool: of one of the codes, on either side."""
-    table = torch.zeros(2 * RIGHT, dtype=torch.bool)
-    for code in codes:
-        table[[int(code), int(code) + RIGHT]] = True
-    return table.to(structures.device)[structures.int()]
+    code = structures & (RIGHT - 1)
+    result = torch.zeros_like(structures, dtype=torch.bool)
+    for first, last in _runs(codes):
+        result |= (code == first) if first == last else (code >= first) & (code <= last)
+    return result
+
+
+def _runs(codes: Iterable[int]) -> list[tuple[int, int]]:
+    """Codes as first and last of each run without a gap: comparing is faster than looking up."""
+    runs: list[tuple[int, int]] = []
+    for code in sorted(int(code) for code in codes):
+        if runs and runs[-1][1] == code - 1:
+            runs[-1] = (runs[-1][0], code)
+        else:
+            runs.append((code, code))
+    return runs
 
 
 def _grown(mask: torch.Tensor, *, cube: bool = False) -> torch.Tensor:
@@ -441,11 +466,11 @@ def _grown(mask: torch.Tensor, *, cube: bool = False) -> torch.Tensor:
 def _near(mask: torch.Tensor, distance_mm: float) -> torch.Tensor:
     """Voxels within about this distance of the mask, found on voxels of 4 mm."""
     steps = max(round(distance_mm / 4.0), 1)
-    coarse = functional.max_pool3d(mask[None].float(), 4, ceil_mode=True)
-    coarse = functional.max_pool3d(coarse, 2 * steps + 1, 1, steps)
-    wide = functional.interpolate(coarse[None], scale_factor=4.0, mode="nearest")[0, 0] > 0
-    i, j, k = mask.shape
-    return wide[:i, :j, :k]
+    coarse = functional.max_pool3d(mask[None, ::2, ::2, ::2].float(), 2, ceil_mode=True)
+    wide = functional.max_pool3d(coarse, 2 * steps + 1, 1, steps)[0] > 0
+    for axis, n in enumerate(mask.shape):
+        wide = wide.repeat_interleave(4, axis).narrow(axis, 0, n)
+    return wide
 
 
 def _patches(
@@ -468,12 +493,12 @@ def _coarse_noise(
 
 def _from_brain(structures: torch.Tensor, grid: Grid) -> list[torch.Tensor]:
     """Three tensors that broadcast to (I, J, K): mm from the middle of the brain."""
-    brain = _is_any(structures, _BRAIN)
+    brain = _is_any(structures[::4, ::4, ::4], _BRAIN).float()
     total = brain.sum().clamp_min(1)
     lines = []
     for axis, positions in enumerate(grid.axes(structures.device)):
         others = [a for a in range(3) if a != axis]
-        middle = (brain.sum(others) * positions).sum() / total
+        middle = (brain.sum(others) * positions[::4]).sum() / total
         lines.append((positions - middle).reshape([-1 if a == axis else 1 for a in range(3)]))
     return lines
 
