@@ -11,18 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Protocol
 
 import torch
-from torch.nn import functional
 
+from radloom.transforms.synthesis.composition import Composition, partner_values, thickness_of
 from radloom.transforms.synthesis.draws import Range, chance, log_uniform, normal, seed, uniform
 from radloom.transforms.synthesis.fields import smooth_noise
 from radloom.transforms.synthesis.relaxation import KIN
 from radloom.transforms.synthesis.texture import (
     TextureParameters,
     TextureRecipe,
-    coarse_noise,
     draw_texture,
     texture_field,
 )
@@ -63,7 +63,7 @@ class CTRecipe:
     """Of each soft tissue round its table value."""
     blood: Range = (35.0, 65.0)
     """Blood, which follows the haematocrit."""
-    compact: Range = (950.0, 1750.0)
+    compact: Range = (900.0, 1650.0)
     """Compact bone."""
     spongy: Range = (150.0, 700.0)
     """Marrow with its trabeculae."""
@@ -72,9 +72,9 @@ class CTRecipe:
     """Slow change of compact bone along the skull; half as much in marrow."""
     bone_mm: Range = (12.0, 40.0)
     """Distance of its knots."""
-    thin_loss: Range = (0.1, 0.45)
-    """Share of its density that a plate of one voxel lacks."""
-    dense_gain: Range = (0.0, 450.0)
+    thin_loss: Range = (0.0, 500.0)
+    """What the thinnest plates have less."""
+    dense_gain: Range = (0.0, 400.0)
     """What the thickest compact bone, as the petrous, has more."""
     cell_probability: float = 0.7
     """Of air cells in thick bone low on the skull."""
@@ -89,8 +89,8 @@ class CTRecipe:
     metal_pieces: Range = (1.0, 5.0)
     metal_mm: Range = (1.5, 4.0)
     """Radius of a piece."""
-    texture: TextureRecipe = field(default_factory=TextureRecipe)
-    texture_gain: Range = (0.6, 1.6)
+    texture: TextureRecipe = field(default_factory=lambda: TextureRecipe(grain_probability=0.0))
+    texture_gain: Range = (0.4, 1.2)
     """Of the texture's deviation in `tissues`; zeros: none."""
 
 
@@ -103,7 +103,7 @@ class BoneParameters:
     compact_deviation: float
     spongy_deviation: float
     thin_loss: float
-    """Share of its density that a plate of one voxel lacks."""
+    """What the thinnest plates have less."""
     dense_gain: float
     """What the thickest bone has more."""
     cells: float
@@ -228,42 +228,55 @@ def _draw_metal(generator: torch.Generator, recipe: CTRecipe) -> tuple[DentalMet
     )
 
 
-def render_hu(codes: torch.Tensor, parameters: CTParameters) -> torch.Tensor:
+def render_hu(
+    codes: torch.Tensor, parameters: CTParameters, composition: Composition | None = None
+) -> torch.Tensor:
     """(I, J, K) float32 CT numbers within `HU_LIMITS`, before any scanner.
 
     Args:
         codes: (I, J, K) integers, `Code` of each voxel of 1 mm, without the side; RAS+.
         parameters: the CT.
+        composition: of the same voxels; None: each voxel is its structure alone.
     """
     shape = (codes.shape[0], codes.shape[1], codes.shape[2])
     index = codes.flatten().int()
 
-    def spread(values: tuple[float, ...]) -> torch.Tensor:
+    def spread(values: Sequence[float]) -> torch.Tensor:
         table = torch.tensor(values, device=codes.device)
         return table.index_select(0, index).view(shape)
 
     hu = spread(parameters.means)
+    if composition is not None:
+        hu.addcmul_(spread(_partner_gains(parameters.means)), composition.share)
     if any(parameters.deviations):
         texture = texture_field(shape, parameters.texture, codes.device)
         hu.addcmul_(spread(parameters.deviations), texture)
-    _vary_bone(hu, codes, parameters.bone)
+    thickness = thickness_of(codes) if composition is None else composition.thickness
+    _vary_bone(hu, codes, thickness, parameters.bone)
     for metal in parameters.metal:
         _fill_tooth(hu, codes, metal)
     return hu.clamp_(*HU_LIMITS)
 
 
-def _vary_bone(hu: torch.Tensor, codes: torch.Tensor, bone: BoneParameters) -> None:
+def _partner_gains(means: Sequence[float]) -> list[float]:
+    """What each structure gains where it is its partner; fatty marrow keeps its trabeculae."""
+    partners = partner_values(means)
+    partners[Code.MARROW] = 0.6 * means[Code.MARROW] + 0.4 * means[Code.FAT]
+    return [partner - mean for partner, mean in zip(partners, means, strict=True)]
+
+
+def _vary_bone(
+    hu: torch.Tensor, codes: torch.Tensor, thickness: torch.Tensor, bone: BoneParameters
+) -> None:
     """Density along the skull and with the thickness of bone."""
     shape = (codes.shape[0], codes.shape[1], codes.shape[2])
     compact = (codes == Code.BONE).to(hu.dtype)
-    marrow = (codes == Code.MARROW).to(hu.dtype)
-    slow = coarse_noise(shape, bone.knot_mm, bone.seed, hu.device)
-    thickness = _thickness(compact + marrow)
-    change = bone.compact_deviation * slow
-    change.add_((thickness - 0.6).clamp_min(0), alpha=bone.dense_gain / 0.4)
-    change.sub_((0.4 - thickness).clamp_min(0), alpha=bone.thin_loss * 1300 / 0.4)
+    slow = smooth_noise(shape, (bone.knot_mm,) * 3, bone.seed, hu.device)[0]
+    hu.addcmul_((codes == Code.MARROW).to(hu.dtype), slow, value=bone.spongy_deviation)
+    change = slow.mul_(bone.compact_deviation)
+    change.add_((thickness - 0.6).clamp_(0, 0.4), alpha=bone.dense_gain / 0.4)
+    change.add_((thickness - 0.4).clamp_(-0.4, 0), alpha=bone.thin_loss / 0.4)
     hu.addcmul_(compact, change)
-    hu.addcmul_(marrow, slow, value=bone.spongy_deviation)
     if bone.cells > 0:
         _pneumatise(hu, compact, thickness, bone)
 
@@ -272,28 +285,12 @@ def _pneumatise(
     hu: torch.Tensor, compact: torch.Tensor, thickness: torch.Tensor, bone: BoneParameters
 ) -> None:
     """Air cells in thick bone of the lower half of the head."""
-    shape = (hu.shape[0], hu.shape[1], hu.shape[2])
-    low = slice(0, shape[2] // 2)
-    noise = smooth_noise((*shape[:2], shape[2] // 2), (3.0,) * 3, bone.seed + 1, hu.device)[0]
-    level = math.sqrt(2) * _inverse_erf(1 - 2 * bone.cells)
-    share = ((noise - level) * 2 + 0.5).clamp_(0, 1)
-    share.mul_(compact[..., low]).mul_(((thickness[..., low] - 0.6) * 5).clamp_(0, 1))
-    hu[..., low].lerp_(torch.tensor(_CELL_HU, device=hu.device), share)
-
-
-def _inverse_erf(value: float) -> float:
-    return float(torch.special.erfinv(torch.tensor(value, dtype=torch.float64)))
-
-
-def _thickness(bone: torch.Tensor) -> torch.Tensor:
-    """Share of bone within about 4 mm of each voxel: 0 in none, 1 within thick bone."""
-    half = functional.avg_pool3d(bone[None, None], 2, ceil_mode=True)
-    for axis in range(3):
-        kernel = [1, 1, 1]
-        kernel[axis] = 5
-        pad = [k // 2 for k in kernel]
-        half = functional.avg_pool3d(half, kernel, 1, pad)
-    return functional.interpolate(half, bone.shape, mode="trilinear", align_corners=True)[0, 0]
+    low = slice(0, hu.shape[2] // 2)
+    hu, compact, thickness = hu[..., low], compact[..., low], thickness[..., low]
+    noise = smooth_noise(tuple(hu.shape), (2.6,) * 3, bone.seed + 1, hu.device)[0]
+    share = noise.sub_(NormalDist().inv_cdf(1 - bone.cells)).mul_(2).add_(0.5).clamp_(0, 1)
+    share.mul_(compact).mul_(((thickness - 0.6) * 5).clamp_(0, 1))
+    hu.add_(share.mul_(_CELL_HU - hu))
 
 
 def _fill_tooth(hu: torch.Tensor, codes: torch.Tensor, metal: DentalMetal) -> None:

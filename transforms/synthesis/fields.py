@@ -75,10 +75,12 @@ def smooth_noise(
     generator = torch.Generator().manual_seed(seed)
     n_knots = [math.ceil((n - 1) / knot) + 4 for n, knot in zip(shape, knot_vox, strict=True)]
     field = torch.randn((channels, *n_knots), generator=generator).to(device)
-    for axis, (n, knot) in enumerate(zip(shape, knot_vox, strict=True), start=1):
-        weights = _spline_weights(n, knot, n_knots[axis - 1], field.device)
-        field = torch.tensordot(field, weights, dims=([axis], [1])).movedim(-1, axis)
-    return field.contiguous()
+    first, second, third = (
+        _spline_weights(n, knot, n_knot, field.device)
+        for n, knot, n_knot in zip(shape, knot_vox, n_knots, strict=True)
+    )
+    field = second @ (field @ third.T)
+    return (first @ field.flatten(2)).view(channels, *shape)
 
 
 def _spline_weights(n: int, knot: float, n_knots: int, device: torch.device) -> torch.Tensor:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import torch
 
+from radloom.transforms.synthesis.composition import Composition, partner_values
 from radloom.transforms.synthesis.contrast import MRSequence, mr_signal
 from radloom.transforms.synthesis.draws import (
     Range,
@@ -26,12 +27,12 @@ from radloom.transforms.synthesis.draws import (
     seed,
     uniform,
 )
+from radloom.transforms.synthesis.fields import smooth_noise
 from radloom.transforms.synthesis.protocols import GRADIENT_ECHOES, draw_sequence
 from radloom.transforms.synthesis.relaxation import FIELDS_T, KIN, TISSUES_MR, relaxation_of
 from radloom.transforms.synthesis.texture import (
     TextureParameters,
     TextureRecipe,
-    coarse_noise,
     draw_texture,
     texture_field,
 )
@@ -202,28 +203,41 @@ def draw_mr(
     )
 
 
-def render_mr_signal(codes: torch.Tensor, parameters: MRParameters) -> torch.Tensor:
+def render_mr_signal(
+    codes: torch.Tensor, parameters: MRParameters, composition: Composition | None = None
+) -> torch.Tensor:
     """(I, J, K) float32 signal, before any scanner: 0 for none, about 1 for the brightest tissue.
 
     Args:
         codes: (I, J, K) integers, `Code` of each voxel of 1 mm, without the side.
         parameters: the contrast.
+        composition: of the same voxels; None: each voxel is its structure alone.
     """
     shape = (codes.shape[0], codes.shape[1], codes.shape[2])
     index = codes.flatten().int()
 
-    def spread(values: tuple[float, ...]) -> torch.Tensor:
+    def spread(values: Sequence[float]) -> torch.Tensor:
         table = torch.tensor(values, device=codes.device)
         return table.index_select(0, index).view(shape)
 
     signal = spread(parameters.means)
+    if composition is not None:
+        signal.addcmul_(spread(_partner_gains(parameters.means)), composition.share)
     if any(parameters.deviations):
         texture = texture_field(shape, parameters.texture, codes.device)
         signal.addcmul_(spread(parameters.deviations), texture)
     if any(parameters.gradients):
-        slow = coarse_noise(shape, parameters.gradient_mm, parameters.gradient_seed, codes.device)
-        signal.addcmul_(spread(parameters.gradients), slow)
+        knots = (parameters.gradient_mm,) * 3
+        slow = smooth_noise(shape, knots, parameters.gradient_seed, codes.device)
+        signal.addcmul_(spread(parameters.gradients), slow[0])
     return signal.clamp_min_(0)
+
+
+def _partner_gains(means: Sequence[float]) -> list[float]:
+    """What each structure gains where it is its partner; fat in marrow lies between trabeculae."""
+    partners = partner_values(means)
+    partners[Code.MARROW] *= _FATTY_MARROW
+    return [partner - mean for partner, mean in zip(partners, means, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -239,6 +253,8 @@ class _Look:
     agent_mm: float = 0.0
 
 
+_FATTY_MARROW = 0.7
+"""Signal of fatty marrow relative to fat; set."""
 _R1_AGENT = 4.9
 """Relaxivities of gadobutrol in plasma, l/(mmol s); Szomolanyi et al. 2019,
 doi:10.1097/RLI.0000000000000577."""
@@ -447,9 +463,9 @@ CONTRASTS: Mapping[str, MRRecipe] = MappingProxyType(
         "t1_mprage": _only("t1_mprage"),
         "t1_spin_echo": _only("t1_spin_echo"),
         "t1ce": _only("t1_mprage", "t1_spoiled", "t1_spin_echo", agent=1.0),
-        "t2": _only("t2_spin_echo"),
+        "t2": _only("t2_spin_echo", fat_suppression=0.2),
         "t2_fat_suppressed": _only("t2_spin_echo", fat_suppression=1.0),
-        "flair": _only("flair"),
+        "flair": _only("flair", fat_suppression=0.5),
         "pd": _only("pd_spin_echo"),
         "t2star": _only("t2star", "susceptibility"),
         "stir": _only("stir"),

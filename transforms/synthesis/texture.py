@@ -6,15 +6,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional
 
-from radloom.transforms.synthesis.draws import Range, log_uniform, seed, uniform
+from radloom.transforms.synthesis.draws import Range, chance, log_uniform, seed, uniform
 from radloom.transforms.synthesis.fields import smooth_noise, white_noise
 
 __all__ = [
     "TextureParameters",
     "TextureRecipe",
-    "coarse_noise",
     "draw_texture",
     "texture_field",
 ]
@@ -30,8 +28,9 @@ class TextureRecipe:
     """Distance of the knots of the coarse part."""
     patch_share: Range = (0.2, 0.8)
     """Share of the variance that is coarse."""
+    grain_probability: float = 0.5
     grain_share: Range = (0.0, 0.3)
-    """Share of the variance that differs from voxel to voxel."""
+    """Share of the variance that differs from voxel to voxel, where there is grain."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class TextureParameters:
 def draw_texture(generator: torch.Generator, recipe: TextureRecipe) -> TextureParameters:
     """A texture; the shares of the three parts add up to one."""
     grain = uniform(generator, recipe.grain_share)
+    if not chance(generator, recipe.grain_probability):
+        grain = 0.0
     return TextureParameters(
         seed(generator),
         log_uniform(generator, recipe.fine_mm),
@@ -64,29 +65,11 @@ def texture_field(
 ) -> torch.Tensor:
     """(I, J, K) of mean 0 and variance about 1, on voxels of 1 mm."""
     p = parameters
-    fine = 1 - p.patch_share - p.grain_share
-    field = math.sqrt(p.patch_share) * coarse_noise(shape, p.patch_mm, p.seed, device)
-    if fine > 0:
-        field.add_(
-            smooth_noise(shape, (p.fine_mm,) * 3, p.seed + 1, device)[0], alpha=math.sqrt(fine)
-        )
+    fine_share = 1 - p.patch_share - p.grain_share
+    field = smooth_noise(shape, (p.patch_mm,) * 3, p.seed, device)[0].mul_(math.sqrt(p.patch_share))
+    if fine_share > 0:
+        fine = smooth_noise(shape, (p.fine_mm,) * 3, p.seed + 1, device)[0]
+        field.add_(fine, alpha=math.sqrt(fine_share))
     if p.grain_share > 0:
         field.add_(white_noise(shape, p.seed + 2, device), alpha=math.sqrt(p.grain_share))
     return field
-
-
-def coarse_noise(
-    shape: tuple[int, int, int],
-    knot_vox: float | tuple[float, float, float],
-    seed: int,
-    device: torch.device | str = "cpu",
-) -> torch.Tensor:
-    """(I, J, K) as `smooth_noise`, made on every second voxel and interpolated.
-
-    Four times as fast, and as good where the knots lie six voxels apart or more.
-    """
-    knots = (knot_vox,) * 3 if isinstance(knot_vox, float) else knot_vox
-    half = tuple(max(2, (n + 1) // 2) for n in shape)
-    coarse = smooth_noise(half, tuple(knot / 2 for knot in knots), seed, device)
-    fine = functional.interpolate(coarse[None], shape, mode="trilinear", align_corners=True)
-    return fine[0, 0]

@@ -6,7 +6,6 @@ import torch
 from radloom.transforms.synthesis.texture import (
     TextureParameters,
     TextureRecipe,
-    coarse_noise,
     draw_texture,
     texture_field,
 )
@@ -27,10 +26,3 @@ def test_drawn_shares_add_up_to_one():
     for _ in range(50):
         drawn = draw_texture(generator, TextureRecipe())
         assert 0 <= drawn.patch_share + drawn.grain_share <= 1
-
-
-def test_coarse_noise_is_smooth_and_repeats():
-    one, again = (coarse_noise((41, 50, 33), 12.0, 5) for _ in range(2))
-    assert one.shape == (41, 50, 33)
-    assert torch.equal(one, again)
-    assert float(one.diff(dim=0).abs().max()) < 1
