@@ -70,7 +70,9 @@ def discover(
     for item in found:
         if item.kind in ("nifti", "itk"):
             home = home_of(folder, item.path)
-            _draft_of(home, file_drafts).records.append(file_record(folder, item, rules))
+            _draft_of(home, file_drafts).records.append(
+                file_record(folder, item, rules, suv=options.suv)
+            )
     lost = [f for f in found if f.kind == "bad"]
     lost += [
         Found(h.path, "bad", h.problem or ReasonCode.UNREADABLE, h.problem_detail)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from radloom.errors import ReasonCode, SeriesRefused
 from radloom.geometry import Affine, spacing_of
+from radloom.pipelines.ingest.fields import missing_fields
 from radloom.pipelines.ingest.headers import PARSE_ERRORS
 from radloom.pipelines.ingest.names import alphanumeric, made_uid
 from radloom.pipelines.ingest.roles import Acquisition, Role, role_of, role_of_words
@@ -39,8 +40,40 @@ SIDECAR_KEYS = (
     "BodyPartExamined",
     "Modality",
     "ImageType",
+    "Units",
+    "KVP",
+    "ConvolutionKernel",
+    "SliceTiming",
+    "TracerName",
+    "TracerRadionuclide",
+    "FrameTimesStart",
+    "FrameDuration",
+    "AcquisitionMode",
+    "ImageDecayCorrected",
+    "ImageDecayCorrectionTime",
+    "ReconMethodName",
+    "AttenuationCorrection",
 )
 """What is taken from a sidecar; nothing that names a person, a place or a date."""
+
+NOT_CARRIED = ("Modality", "ImageType", "Units")
+"""Keys of a sidecar that the record says in its own way."""
+
+FILE_UNITS = {
+    ("CT", "HU"): "HU",
+    ("PT", "BQ/ML"): "Bq/mL",
+    ("PT", "BQML"): "Bq/mL",
+    ("PT", "SUV"): "SUV",
+    ("PT", "G/ML"): "SUV",
+    ("PT", "GML"): "SUV",
+}
+"""Modality and Units of a sidecar, in capitals -> units of the volume: BIDS' and dcm2niix's words.
+Where a sidecar says nothing, nothing is known of a PET; a CT is looked at when it is read."""
+
+NO_SUV = (
+    "SUV: expected Units SUV in the sidecar, got others or none: dose and weight are in the DICOM "
+    "files alone; convert those"
+)
 
 MIN_SLICES = 3
 """As for DICOM: fewer make no volume."""
@@ -86,10 +119,18 @@ def _bids(folders: Sequence[str], name: str) -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
-def file_record(root: Path, found: Found, rules: RoleRules | None = None) -> SeriesRecord:
+def file_record(
+    root: Path, found: Found, rules: RoleRules | None = None, *, suv: bool = False
+) -> SeriesRecord:
     """The record of one NIfTI, NRRD or MHA file, from its header and sidecar.
 
-    `rules` give its role; None: the rules that ship with Radloom.
+    What neither says stands in its detail.
+
+    Args:
+        root: the folder searched.
+        found: the file.
+        rules: what gives it a role; None: the rules that ship with Radloom.
+        suv: whether PET must be SUV.
     """
     name = found.path.rpartition("/")[2]
     stem = image_stem(name)
@@ -97,45 +138,82 @@ def file_record(root: Path, found: Found, rules: RoleRules | None = None) -> Ser
     sidecar = _sidecar(root / found.path, stem)
     modality = _modality(sidecar, stem)
     try:
-        shape, affine, is_label = _header(root / found.path, found.kind)
+        header = _header(root, found.path, found.kind)
     except SeriesRefused as refusal:
         return _refused(found, uid, modality, stem, refusal.code, refusal.detail)
     except PARSE_ERRORS as error:
         detail = f"damaged header ({type(error).__name__})"
         return _refused(found, uid, modality, stem, ReasonCode.UNREADABLE, detail)
+    shape = header.shape
     if min(shape[:3]) < MIN_SLICES:
         detail = f"expected at least {MIN_SLICES} voxels along each axis, got shape {shape}"
         return _refused(found, uid, modality, stem, ReasonCode.TOO_FEW_SLICES, detail)
-    spacing = tuple(round(float(s), 6) for s in spacing_of(affine))
+    units = FILE_UNITS.get((modality, str(sidecar.get("Units", "")).upper()), "")
+    if suv and modality == "PT" and units != "SUV":
+        return _refused(found, uid, modality, stem, ReasonCode.SUV_UNKNOWN, NO_SUV)
+    spacing = tuple(round(float(s), 6) for s in spacing_of(header.affine))
     is_4d = len(shape) == 4
     acquisition = _acquisition(sidecar, stem, modality, shape, spacing)
-    role = Role("", "4D") if is_4d else _role(acquisition, is_label, rules)
+    role = Role("", "4D") if is_4d else _role(acquisition, header.is_label, rules)
+    reason = ReasonCode.TIME_SERIES.value if is_4d else ""
     return SeriesRecord(
         series_uid=uid,
         modality=modality,
         description=stem,
         status="accepted",
-        reason=ReasonCode.TIME_SERIES.value if is_4d else "",
+        reason=reason,
+        detail="" if header.is_label else _unsaid(sidecar, header, modality, reason),
         role=role.role,
         role_rule=role.rule,
         shape=(shape[0], shape[1], shape[2]),
         spacing=(spacing[0], spacing[1], spacing[2]),
-        files=(found.path,),
+        files=(found.path, *header.beside),
+        units=units,
         reader=found.kind,
-        headers={k: v for k, v in sidecar.items() if k not in ("Modality", "ImageType")},
+        headers={**header.facts, **{k: v for k, v in sidecar.items() if k not in NOT_CARRIED}},
     )
 
 
-def _header(path: Path, kind: str) -> tuple[tuple[int, ...], Affine, bool]:
+@dataclass(frozen=True)
+class _Header:
+    """What the header of a file says, of whatever format."""
+
+    shape: tuple[int, ...]
+    affine: Affine
+    is_label: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """For the sidecar."""
+    unsaid: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    """Relative path of the file with the voxels, where the header is a file of its own."""
+
+
+def _header(root: Path, path: str, kind: str) -> _Header:
     if kind == "itk":
         from radloom.transforms.itk_images import read_itk_header
 
-        itk = read_itk_header(path)
-        return itk.shape, itk.affine, False
-    from radloom.transforms.nifti import read_nifti_header
+        itk = read_itk_header(root / path)
+        return _Header(itk.shape, itk.affine, itk.is_label)
+    from radloom.transforms.nifti import read_nifti_header, voxel_file
 
-    nifti = read_nifti_header(path)
-    return nifti.shape, nifti.affine, nifti.is_label
+    nifti = read_nifti_header(root / path)
+    facts: dict[str, Any] = {"AffineSource": nifti.space}
+    if nifti.time_step_s is not None:
+        facts["RepetitionTime"] = nifti.time_step_s
+    voxels = voxel_file(root / path)
+    beside = () if voxels is None else (path[: path.rfind("/") + 1] + voxels.name,)
+    return _Header(nifti.shape, nifti.affine, nifti.is_label, facts, nifti.unsaid, beside)
+
+
+def _unsaid(sidecar: Mapping[str, Any], header: _Header, modality: str, reason: str) -> str:
+    """What neither the file nor its sidecar says, for people; empty where nothing is missing."""
+    parts = [f"the header leaves open its {' and '.join(header.unsaid)}"] if header.unsaid else []
+    missing = missing_fields(modality, reason, {*sidecar, *header.facts})
+    if not sidecar:
+        parts.append("there is no sidecar")
+    elif missing:
+        parts.append(f"the sidecar lacks {', '.join(missing)}")
+    return "; ".join(parts)
 
 
 def _refused(

@@ -160,7 +160,7 @@ def _read_file(path: Path, series: SeriesRecord) -> Volume:
         volume = read_nifti(
             path, label=False, modality=series.modality, series_uid=series.series_uid
         )
-    units = "arbitrary"
+    units = series.units or "arbitrary"
     if series.modality == "CT":
         units = "HU"
         if float(volume.min()) > AIR_HU:
@@ -347,7 +347,7 @@ def read_image(path: Path) -> Volume:
         )
     if not path.is_file():
         raise InputError(f"<{path.name}>: expected an image file or a folder, got nothing there")
-    is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
+    is_nifti = path.name.lower().endswith((".nii", ".nii.gz", ".hdr"))
     record = file_record(path.parent, Found(path.name, "nifti" if is_nifti else "itk"))
     study = StudyRecord("", "", "", path.parent, (record,))
     return read_series(study, record)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from radloom.errors import ReasonCode, SeriesRefused
+from radloom.pipelines.ingest.fields import missing_fields
 from radloom.pipelines.ingest.listing import series_rows
 from radloom.pipelines.ingest.names import hide_paths
 from radloom.pipelines.ingest.options import IngestOptions
@@ -189,15 +190,30 @@ def ingest_series(study: Study, series: SeriesRecord) -> tuple[SeriesRecord, Out
             series, status="rejected", reason=refusal.code.value, detail=detail, role=""
         )
         return rejected, None
+    sidecar = {
+        **sidecar_of(series, str(reading.volume.meta["units"])),
+        **_facts(reading.facts, study),
+    }
+    missing = missing_fields(series.modality, series.reason, sidecar)
     output = Output(
         kind="volume",
         role=series.role,
         name="ingested",
         source=reading.volume,
         entities=dict(series.entities),
-        sidecar={**sidecar_of(series, str(reading.volume.meta["units"])), **reading.facts},
+        sidecar={**sidecar, **({"MissingFields": list(missing)} if missing else {})},
     )
     return series, output
+
+
+def _facts(facts: Mapping[str, Any], study: Study) -> Mapping[str, Any]:
+    """What was learned on reading; where the study stands under a pseudonym, without text."""
+    if not study.record.salt:
+        return facts
+    from radloom.pipelines.deidentify.profile import load_profile
+    from radloom.pipelines.deidentify.sidecars import clean_sidecar
+
+    return clean_sidecar(facts, load_profile())
 
 
 def sidecar_of(series: SeriesRecord, units: str) -> dict[str, Any]:
