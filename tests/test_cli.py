@@ -248,7 +248,7 @@ def test_inspect_prints_the_fields_of_the_design(demo_folder):
     rows = json.loads(done.stdout)
     assert {row["role"] for row in rows} >= {"t1", "t2", "flair", "ct"}
     fields = "study_uid series_uid modality description status reason role shape spacing n_files"
-    assert all(list(row) == [*fields.split(), "rule"] for row in rows)
+    assert all(list(row) == [*fields.split(), "rule", "detail"] for row in rows)
     assert any(row["status"] == "rejected" and row["reason"] == "localizer" for row in rows)
     code, text = radloom("inspect", demo_folder)
     assert code == 0

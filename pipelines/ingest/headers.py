@@ -348,7 +348,7 @@ def _places(sources: Sequence[Any]) -> dict[str, Any]:
         "reference_s": _seconds(_first(sources, "FrameReferenceTime")),
         "slice_times_s": _slice_times_s(sources),
         "temporal": tuple(
-            str(_first(sources, keyword) or "")
+            _written(_first(sources, keyword))
             for keyword in (
                 "TemporalPositionIndex",
                 "TemporalPositionIdentifier",
@@ -649,6 +649,11 @@ def _first(sources: Sequence[Any], *keywords: str) -> Any:
             if value not in (None, ""):
                 return value
     return None
+
+
+def _written(value: Any) -> str:
+    """A value as text; zero is one too."""
+    return "" if value is None else str(value)
 
 
 def _many(value: Any) -> list[Any]:

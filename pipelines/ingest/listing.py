@@ -25,6 +25,7 @@ def inspect_rows(records: Iterable[StudyRecord]) -> list[dict[str, Any]]:
             "spacing": list(series.spacing),
             "n_files": series.n_files,
             "rule": series.role_rule,
+            "detail": series.detail,
         }
         for study in records
         for series in study.series

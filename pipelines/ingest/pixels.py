@@ -97,9 +97,7 @@ def _read(record: StudyRecord, series: SeriesRecord, *, with_facts: bool) -> Rea
 
 
 def _facts(part: Part, files: Sequence[Path], affine: Affine) -> dict[str, Any]:
-    """What the sidecar says beyond headers: the padding's value in the volume's units; of a 4D
-    series times, gradients, and how its slices were acquired.
-    """
+    """What the sidecar says beyond headers: of padding, times, gradients, acquisition."""
     facts: dict[str, Any] = {}
     first = part.slices[0]
     padding, rescale = first.facts.get("PixelPaddingValue"), first.rescale or (1.0, 0.0)

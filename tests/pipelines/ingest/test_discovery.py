@@ -365,6 +365,6 @@ def test_inspect_rows_have_the_fields_of_the_command_line(tmp_path, series):
     (row,) = inspect_rows(discover(tmp_path))
     assert list(row) == [
         "study_uid", "series_uid", "modality", "description", "status", "reason", "role", "shape",
-        "spacing", "n_files", "rule",
+        "spacing", "n_files", "rule", "detail",
     ]  # fmt: skip
     assert json.loads(json.dumps(row)) == row
