@@ -77,7 +77,7 @@ class CTRecipe:
     dense_gain: Range = (0.0, 400.0)
     """What the thickest compact bone, as the petrous, has more."""
     cell_probability: float = 0.7
-    """Of air cells in thick bone low on the skull."""
+    """Of air cells in thick bone about the ears."""
     cells: Range = (0.02, 0.3)
     """Share of that bone that is cells."""
     agent_probability: float = 0.15
@@ -284,12 +284,15 @@ def _vary_bone(
 def _pneumatise(
     hu: torch.Tensor, compact: torch.Tensor, thickness: torch.Tensor, bone: BoneParameters
 ) -> None:
-    """Air cells in thick bone of the lower half of the head."""
-    low = slice(0, hu.shape[2] // 2)
-    hu, compact, thickness = hu[..., low], compact[..., low], thickness[..., low]
+    """Air cells in thick bone about the ears: aside, half way to the front, in the lower half."""
+    n_left, n_front, n_up = hu.shape
+    near = (slice(None), slice(round(0.3 * n_front), round(0.65 * n_front)), slice(0, n_up // 2))
+    hu, compact, thickness = hu[near], compact[near], thickness[near]
     noise = smooth_noise(tuple(hu.shape), (2.6,) * 3, bone.seed + 1, hu.device)[0]
     share = noise.sub_(NormalDist().inv_cdf(1 - bone.cells)).mul_(2).add_(0.5).clamp_(0, 1)
-    share.mul_(compact).mul_(((thickness - 0.6) * 5).clamp_(0, 1))
+    share.mul_(compact).mul_((thickness - 0.6).mul_(5).clamp_(0, 1))
+    aside = (torch.arange(n_left, device=hu.device) - (n_left - 1) / 2).abs() / n_left
+    share.mul_(((aside - 0.15) * 10).clamp(0, 1)[:, None, None])
     hu.add_(share.mul_(_CELL_HU - hu))
 
 

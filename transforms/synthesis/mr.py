@@ -103,20 +103,23 @@ class MRRecipe:
     """Of the logarithm of a tissue's T1 and T2 round its table value; half as much in the brain,
     whose tissues go together, 0.3 times in water; of the density 0.4 times."""
     magnetisation_transfer: Range = (0.1, 0.3)
-    """Share of white matter's T1 that the sequence does not see, 0.3 of it in cortex: T1 of white
+    """Share of white matter's T1 that the sequence does not see, half of it in cortex: T1 of white
     matter at 3 T is read as 0.6 to 1.1 s (Asslaender 2024, arXiv:2409.05318)."""
+    grey_t2_loss: Range = (0.0, 0.15)
+    """Share by which T2 of grey matter is shorter than its table value, which Stanisz measured on
+    tissue; in heads it is read down to 0.23 (Cox and Gowland 2010, PubMed 20593370)."""
     fat_suppression_probability: float = 0.15
     fat_suppression: Range = (0.7, 1.0)
     """Share of the fat's signal that goes."""
     agent_probability: float = 0.15
     """Of contrast agent, in T1-weighted protocols."""
-    agent_mm: Range = (0.4, 1.5)
+    agent_mm: Range = (0.3, 1.0)
     """Contrast agent in blood, mmol/l."""
     enhancing_probability: float = 0.4
     """Of a tumour or lesion to take up agent where there is some; a tumour's rim always does."""
     void: Range = (0.0, 0.35)
-    """Signal left of arterial blood in spin echoes; venous blood up to all of it."""
-    inflow: Range = (0.5, 2.2)
+    """Signal left of arterial blood in spin echoes; venous blood up to 0.6 of it."""
+    inflow: Range = (0.5, 1.8)
     """Gain of arterial blood in gradient echoes and balanced states."""
     related_probability: float = 0.6
     """At random: of related structures looking alike."""
@@ -312,6 +315,7 @@ def _draw_body(
     deviation = recipe.relaxation_deviation
     t1_of_all = normal(generator, deviation / 2)
     unseen = uniform(generator, recipe.magnetisation_transfer)
+    grey_loss = uniform(generator, recipe.grey_t2_loss)
     own = {code: [normal(generator, deviation * _LOOSE[code]) for _ in range(3)] for code in Code}
     body = []
     for code in Code:
@@ -322,8 +326,15 @@ def _draw_body(
         )
         values = relaxation_of(code, field_t, gradient_echo=gradient_echo)
         t1 *= math.exp(t1_of_all * (code not in _WATER)) * (1 - unseen * TISSUES_MR[code].solid)
+        t2 *= 1 - grey_loss * _greyness(code)
         body.append(Relaxation(values.t1_ms * t1, values.t2_ms * t2, values.density * density**0.4))
     return tuple(body)
+
+
+def _greyness(code: Code) -> float:
+    """1 in cortex, 0 in white matter and outside the brain."""
+    solid = TISSUES_MR[code].solid
+    return 2 * (1 - solid) if solid > 0 else 0.0
 
 
 def _draw_flow(
@@ -331,7 +342,7 @@ def _draw_flow(
 ) -> Mapping[Code, float]:
     """What flow makes of the signal of blood."""
     void, inflow = uniform(generator, recipe.void), uniform(generator, recipe.inflow)
-    venous = uniform(generator, (recipe.void[0], 1.0) if spin_echo else (0.6, 1.3))
+    venous = uniform(generator, (recipe.void[0], 0.6) if spin_echo else (0.6, 1.3))
     arterial = void if spin_echo else inflow
     return {Code.ARTERY: arterial, Code.VESSEL: arterial, Code.SINUS: venous}
 

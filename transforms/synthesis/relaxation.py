@@ -151,12 +151,12 @@ def _at_1_5t(code: Code) -> Relaxation:
 
 
 def _solid(code: Code) -> float:
-    """1 in white matter, 0.3 in cortex, between them by T1."""
+    """1 in white matter, 0.5 in cortex, between them by T1."""
     if code not in _NERVOUS:
         return 0.0
     t1_ms = STRUCTURES[code].tissue.at_3t.t1_ms
     white, grey = (STRUCTURES[c].tissue.at_3t.t1_ms for c in (Code.WHITE, Code.CORTEX))
-    return min(1.0, 1 - 0.7 * (t1_ms - white) / (grey - white))
+    return min(1.0, 1 - 0.5 * (t1_ms - white) / (grey - white))
 
 
 TISSUES_MR: tuple[TissueMR, ...] = tuple(

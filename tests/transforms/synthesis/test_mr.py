@@ -61,7 +61,8 @@ def test_recipes_come_back_from_json():
     [
         ("t1", (Code.FAT, Code.WHITE, Code.CORTEX, Code.CSF)),
         ("t2", (Code.CSF, Code.CORTEX, Code.WHITE, Code.MUSCLE, Code.BONE)),
-        ("flair", (Code.LESION, Code.CORTEX, Code.WHITE, Code.CSF)),
+        ("flair", (Code.LESION, Code.CORTEX, Code.CSF)),
+        ("flair", (Code.LESION, Code.WHITE, Code.CSF)),
         ("pd", (Code.CORTEX, Code.WHITE, Code.BONE)),
         ("t2star", (Code.CORTEX, Code.PALLIDUM)),
         ("stir", (Code.CORTEX, Code.FAT)),
@@ -72,6 +73,12 @@ def test_recipes_come_back_from_json():
 def test_tissues_are_as_bright_as_readers_expect(name, order):
     levels = [[drawn.means[code] for code in order] for drawn in draws(name)]
     assert sum(level == sorted(level, reverse=True) for level in levels) >= 0.95 * len(levels)
+
+
+def test_cortex_is_a_little_brighter_than_white_matter_on_flair():
+    ratios = [d.means[Code.CORTEX] / d.means[Code.WHITE] for d in draws("flair")]
+    assert 1.05 < sorted(ratios)[30] < 1.4
+    assert min(ratios) > 0.85
 
 
 def test_fat_suppression_takes_fat_and_leaves_brain():
