@@ -28,7 +28,7 @@ _BONE_HU = 150.0
 """Above this, the excess counts as bone."""
 _METAL_HU = 2600.0
 """Above this, the excess counts as metal."""
-_METAL_PER_HU = 0.025
+_METAL_PER_HU = 0.04
 """Attenuation of metal, relative to water, for each HU above that: the scale of HU ends early."""
 _CALIBRATED_MM = 150.0
 """The path through water at which the scanner's correction of soft tissue is right."""
@@ -39,13 +39,13 @@ class BeamHardeningRecipe:
     """How often and how strongly rays are wrong."""
 
     probability: float = 0.4
-    bone_per_mm: Range = (1e-4, 1.2e-3)
+    bone_per_mm: Range = (2e-4, 3e-3)
     """Share of the path through bone lost for each mm of bone, log-uniform."""
     cupping_per_mm: Range = (0.0, 8e-5)
     """The same for all tissue, beyond the path that the scanner corrects."""
-    metal_mm: Range = (25.0, 80.0)
+    metal_mm: Range = (20.0, 70.0)
     """Path, in mm of water, at which rays through metal saturate."""
-    starvation: Range = (0.0, 4.0)
+    starvation: Range = (0.0, 10.0)
     """Noise of the rays through metal, in mm of water at the path of saturation."""
 
 
@@ -81,7 +81,7 @@ def beam_hardening_error(hu: Tensor, grid: Grid, parameters: BeamHardeningParame
     metal = projector.coarse((hu - _METAL_HU).clamp_min_(0)) * _METAL_PER_HU
     bone = projector.coarse((hu - _BONE_HU).clamp_(0, _METAL_HU - _BONE_HU)) / 1000
     water = projector.coarse((hu + 1000).clamp_(0, 1000 + _BONE_HU)) / 1000
-    in_water, in_bone, in_metal = (projector.project(part) for part in (water, bone, metal))
+    in_water, in_bone, in_metal = projector.project(torch.cat([water, bone, metal])).chunk(3, 1)
     error = -parameters.bone_per_mm * in_bone.square()
     error -= parameters.cupping_per_mm * in_water * (in_water - _CALIBRATED_MM)
     error += _metal_error(in_metal, parameters)

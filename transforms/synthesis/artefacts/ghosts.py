@@ -23,7 +23,7 @@ class GhostRecipe:
     shift: Range = (0.08, 0.5)
     """Distance of the copies as a share of the field of view."""
     displacement_probability: float = 0.5
-    displacement_mm: Range = (0.2, 2.0)
+    displacement_mm: Range = (0.1, 1.2)
     """How far the head swings along the phase encoding: its copies show edges."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from radloom.transforms.synthesis.anatomy import RIGHT, code_of
 from radloom.transforms.synthesis.artefacts.axes import along, gaussian_smoothing
 from radloom.transforms.synthesis.draws import Range, chance, choose, seed, uniform
 from radloom.transforms.synthesis.fields import Grid, smooth_noise
@@ -24,6 +25,9 @@ BRAIN = (
 
 _WOBBLE_MM = 14.0
 """Distance of the knots of the random errors of a border."""
+
+_DEEPEST_MM = -1.5
+"""Errors cut no deeper than this, but where the margin as drawn does."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,6 @@ def kept_part(structures: Tensor, grid: Grid, parameters: MaskParameters) -> Ten
 
 
 def _is_brain(structures: Tensor) -> Tensor:
-    # anatomy imports the phantom, which imports this package
-    from radloom.transforms.synthesis.anatomy import RIGHT, code_of
-
     table = torch.zeros(RIGHT)
     table[list(BRAIN)] = 1
     return table.to(structures.device)[code_of(structures).int()]
@@ -120,7 +121,8 @@ def _widened(mask: Tensor, grid: Grid, parameters: MaskParameters) -> Tensor:
         return mask > 0.5 * math.erfc(reach / math.sqrt(2))
     knots = tuple(_WOBBLE_MM / step for step in grid.spacing_mm)
     errors = smooth_noise(grid.shape, knots, parameters.seed, mask.device)[0]
-    errors.mul_(parameters.wobble_mm / sigma_mm).add_(reach).clamp_(-2.5, 2.5)
+    deepest = min(reach, _DEEPEST_MM / sigma_mm)
+    errors.mul_(parameters.wobble_mm / sigma_mm).add_(reach).clamp_(deepest, 2.5)
     return mask > torch.special.ndtr(-errors)
 
 

@@ -27,7 +27,7 @@ class Projector:
     pixel_mm: float = 3.0
     """In the plane, of the coarse grid and of the detector."""
     slice_mm: float = 4.0
-    n_angles: int = 60
+    n_angles: int = 90
 
     @property
     def extent_mm(self) -> tuple[float, float, float]:
@@ -93,13 +93,17 @@ class Projector:
         ).mean(0)
 
     def reconstruct(self, sinogram: Tensor) -> Tensor:
-        """(angles, K, detectors) line integrals -> (K, I, J): filtered back-projection."""
+        """(angles, K, detectors) line integrals -> (K, I, J): filtered back-projection.
+
+        The ramp ends in a Hann window, which keeps the few angles from showing as lines.
+        """
         n = 2 * sinogram.shape[-1]
         # the ramp made from its samples in space, which keeps the mean right
         offset = torch.fft.fftfreq(n, 1 / n, device=sinogram.device)
         kernel = torch.where(offset % 2 == 1, -1 / (math.pi * offset).square(), 0.0)
         kernel[0] = 0.25
-        ramp = torch.fft.rfft(kernel).real / self.detector_mm
+        window = 0.5 + 0.5 * torch.cos(2 * math.pi * torch.fft.rfftfreq(n, device=sinogram.device))
+        ramp = torch.fft.rfft(kernel).real * window / self.detector_mm
         spectrum = torch.fft.rfft(sinogram, n) * ramp
         filtered = torch.fft.irfft(spectrum, n)[..., : sinogram.shape[-1]]
         return self.backproject(filtered) * math.pi

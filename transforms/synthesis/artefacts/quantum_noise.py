@@ -28,7 +28,7 @@ __all__ = [
 
 _PER_MM = 0.013
 """Attenuation of a mm of water, after the filter that evens out the edges of the fan."""
-_RAMP_FLOOR = 0.02
+_RAMP_FLOOR = 0.01
 """Of the ramp's height, at frequency 0: what keeps slowly varying noise in real scans."""
 
 

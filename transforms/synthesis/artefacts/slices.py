@@ -37,7 +37,7 @@ class SliceRecipe:
     linear_probability: float = 0.7
     """How often slices are interpolated linearly onto the grid; else the nearest one is shown."""
     uneven_probability: float = 0.25
-    unevenness: Range = (0.005, 0.06)
+    unevenness: Range = (0.003, 0.03)
     """Deviation of the gain of single slices, and of every other one (cross-talk)."""
 
 

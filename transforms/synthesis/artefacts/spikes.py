@@ -20,7 +20,7 @@ class SpikeRecipe:
     probability: float = 0.04
     n_spikes: int = 3
     """At most so many."""
-    strength: Range = (0.02, 0.25)
+    strength: Range = (0.01, 0.12)
     """Amplitude of the stripes over the 99th percentile of the signal, log-uniform."""
     frequency: Range = (0.02, 0.45)
     """Cycles a sample along each axis, either way."""

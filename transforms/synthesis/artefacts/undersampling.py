@@ -21,7 +21,7 @@ class UndersamplingRecipe:
     regular_residue: Range = (0.03, 0.3)
     """Share of a missing line that parallel imaging does not give back."""
     random_probability: float = 0.05
-    random_residue: Range = (0.1, 0.6)
+    random_residue: Range = (0.05, 0.5)
     random_kept: Range = (0.3, 0.8)
     """Share of the lines outside the centre that are measured."""
     centre: Range = (0.04, 0.15)
