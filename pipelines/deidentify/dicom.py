@@ -294,7 +294,11 @@ def _is_safe_private(dataset: Dataset, element: DataElement, work: _Work) -> boo
     if block not in dataset:
         return False
     safe = work.profile.safe_private.get((str(dataset[block].value), group), frozenset())
-    return number & 0xFF in safe and element.VR in NUMBERS and _number(element, work)
+    if number & 0xFF not in safe:
+        return False
+    if element.VR == "SQ":
+        return _sequence(element, work)
+    return element.VR in NUMBERS and _number(element, work)
 
 
 def _block_has(dataset: Dataset, group: int, block: int, elements: frozenset[int]) -> bool:

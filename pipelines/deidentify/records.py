@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from radloom.pipelines.deidentify.keys import Pseudonyms
 from radloom.pipelines.deidentify.profile import load_profile
 from radloom.pipelines.deidentify.sidecars import clean_sidecar
 from radloom.pipelines.deidentify.words import clean_words, holds_identifier, identifier_words
+from radloom.pipelines.ingest.archives import unpacked
 from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_pydicom
 from radloom.pipelines.ingest.names import hide_paths
 from radloom.pipelines.ingest.naming import acq_label, name_series
@@ -141,13 +142,7 @@ def _bare(text: str, facts: _Facts) -> str:
 
 
 def _facts(record: StudyRecord) -> _Facts:
-    headers = [
-        (path, header)
-        for series in record.series
-        for path in series.files
-        if series.reader not in ("nifti", "itk")
-        for header in _read(record.root / path)
-    ]
+    headers = list(_headers(record))
     if not headers:
         return _Facts(record.subject, "", identifier_words((record.subject,)), frozenset())
     first = headers[0][1]
@@ -158,6 +153,14 @@ def _facts(record: StudyRecord) -> _Facts:
         identifiers=identifier_words(values),
         burned_in=frozenset(path for path, header in headers if header.burned_in),
     )
+
+
+def _headers(record: StudyRecord) -> Iterator[tuple[str, _Header]]:
+    for series in record.series:
+        if series.reader not in ("nifti", "itk"):
+            with unpacked(record, series) as there:
+                for path in series.files:
+                    yield from ((path, header) for header in _read(there.root / path))
 
 
 @dataclass(frozen=True)

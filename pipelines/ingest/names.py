@@ -72,10 +72,12 @@ def redact(text: str, identifiers: Iterable[str]) -> str:
 def hide_paths(detail: str) -> str:
     """`detail` without any ``<path>``, UID, date or long number, whatever they hold.
 
+    All from the first ``<`` to the last ``>`` goes: names of files may hold both signs.
+
     >>> hide_paths("<scans/DOE/1.dcm>: expected 1.2.840.113619.2.5.1, got 20200131")
     '<...>: expected ..., got ...'
     """
-    detail = re.sub(r"<[^<>]+>", "<...>", detail)
+    detail = re.sub(r"<.*>", "<...>", detail, flags=re.DOTALL)
     return re.sub(r"\d+(\.\d+){5,}|\d{6,}", "...", detail)
 
 

@@ -1,4 +1,4 @@
-"""Headers of common protocols at 1.5 T and 3 T, as the vendors write them, without a telling name."""
+"""Headers of common protocols at 1.5 T and 3 T, as the vendors write them, names left out."""
 
 from __future__ import annotations
 
