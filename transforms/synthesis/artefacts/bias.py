@@ -10,12 +10,14 @@ from torch import Tensor
 from radloom.geometry import Affine, spacing_of
 from radloom.transforms.synthesis.draws import Range, chance, log_uniform, normal, seed, uniform
 from radloom.transforms.synthesis.fields import Grid, smooth_noise
-from radloom.transforms.synthesis.solids import smooth_field
 
 __all__ = ["BiasParameters", "BiasRecipe", "bias_field", "bias_gain", "draw_bias"]
 
 _REACH_MM = 100.0
 """Distance from the centre at which tilt and centre gain are given."""
+
+_PLAIN_KNOT_MM = 110.0
+"""Of the shading of the phantom."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,7 @@ def bias_gain(grid: Grid, parameters: BiasParameters, device: torch.device | str
 def bias_field(
     affine: Affine, shape: tuple[int, int, int], strength: float, generator: torch.Generator
 ) -> Tensor:
-    """A smooth positive gain (I, J, K) round 1 whose logarithm has the deviation `strength`.
-
-    Fixed in the world: one generator state gives one gain whatever the grid.
-    """
-    x, y, z = (
-        (torch.arange(n) - (n - 1) / 2) * float(step)
-        for n, step in zip(shape, spacing_of(affine), strict=True)
-    )
-    return torch.exp(strength * smooth_field((x, y, z), 110, generator, reach_mm=220))
+    """A smooth positive gain (I, J, K) round 1 whose logarithm has the deviation `strength`."""
+    i, j, k = (float(step) for step in spacing_of(affine))
+    parameters = BiasParameters(strength, _PLAIN_KNOT_MM, seed(generator))
+    return bias_gain(Grid(shape, (i, j, k)), parameters, "cpu")[0]

@@ -96,7 +96,7 @@ def draw_ct_acquisition(
     slices = draw_slices(generator, recipe.slices, axis=_AXIAL)
     if slices is not None and slices.step_mm <= grid.spacing_mm[_AXIAL]:
         slices = None
-    noise = draw_quantum_noise(generator, recipe.noise)
+    noise = draw_quantum_noise(generator, recipe.noise, sharp=blurs and kernel.edge > 0)
     pads = chance(generator, recipe.padding_probability)
     diameter = uniform(generator, recipe.padding_diameter)
     return CTAcquisitionParameters(

@@ -37,8 +37,10 @@ class QuantumNoiseRecipe:
     """How much noise."""
 
     probability: float = 0.9
-    hu: Range = (2.0, 40.0)
-    """Deviation within the head, log-uniform."""
+    hu: Range = (1.5, 18.0)
+    """Deviation within the head under smooth kernels, log-uniform."""
+    sharp_hu: Range = (6.0, 50.0)
+    """The same under sharp ones."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,13 @@ class QuantumNoiseParameters:
 
 
 def draw_quantum_noise(
-    generator: torch.Generator, recipe: QuantumNoiseRecipe
+    generator: torch.Generator, recipe: QuantumNoiseRecipe, *, sharp: bool = False
 ) -> QuantumNoiseParameters | None:
-    """The noise of one scan, or None."""
+    """The noise of one scan, or None; `sharp`: the kernel overshoots."""
     if not chance(generator, recipe.probability):
         return None
-    return QuantumNoiseParameters(log_uniform(generator, recipe.hu), seed(generator))
+    hu = log_uniform(generator, recipe.sharp_hu if sharp else recipe.hu)
+    return QuantumNoiseParameters(hu, seed(generator))
 
 
 def fbp_noise(
