@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -50,6 +51,11 @@ __all__ = [
 ]
 
 
+def _as_it_is(output: Output) -> Output:
+    """What `Context.keep` does where nobody writes: nothing."""
+    return output
+
+
 @dataclass(frozen=True)
 class Context:
     """What the runner hands to every stage."""
@@ -61,6 +67,11 @@ class Context:
     """How many threads native code may use; results must not depend on it."""
     trust: bool = False
     """Whether the user trusts outside bundles and pickled checkpoints (--trust)."""
+    is_last: bool = False
+    """Whether no stage follows, so that nothing needs to stay in memory."""
+    keep: Callable[[Output], Output] = _as_it_is
+    """Writes an output at once, and hands it back as the stage must give it: a stage of many large
+    volumes calls it for each, so that those that no stage takes do not pile up in memory."""
 
 
 @dataclass(frozen=True)
@@ -152,11 +163,16 @@ def run_stage(stage: Stage, study: Study, out: Path, context: Context) -> tuple[
             deferred = tuple(_deferred(output, out) for output in known.outputs)
             return study.with_outputs(stage.name, deferred), known
         place.begin()
-        context = replace(context, generator=make_generator(study.record.key, fingerprint))
+        kept: list[Output] = []
+        context = replace(
+            context,
+            generator=make_generator(study.record.key, fingerprint),
+            keep=partial(_kept, kept, study=study, place=place, is_last=context.is_last),
+        )
         with measured(context.device, cost):
             result = _result(stage, study, context)
         receipt = _with_cost(receipt, cost)
-        outputs, receipt = _publish(result, study, place, receipt)
+        outputs, receipt = _publish(result, kept, study, place, receipt)
     except Exception as error:
         raise _failed(error, place, _with_cost(receipt, cost)) from error
     return study.with_outputs(stage.name, outputs), receipt
@@ -225,10 +241,10 @@ def _result(stage: Stage, study: Study, context: Context) -> StageResult:
 
 
 def _publish(
-    result: StageResult, study: Study, place: StageFolder, receipt: Receipt
+    result: StageResult, kept: list[Output], study: Study, place: StageFolder, receipt: Receipt
 ) -> tuple[tuple[Output, ...], Receipt]:
     """The outputs as they are handed on, their files in the tree, and the receipt on the disk."""
-    outputs = _written(place.stage, result.outputs, study, place)
+    outputs = _written(place.stage, result.outputs, kept, study, place)
     records = tuple(_record(output, place) for output in outputs)
     place.publish(path for output in outputs for path in output.files)
     receipt = replace(
@@ -275,16 +291,34 @@ def _parameters(stage: Stage) -> Mapping[str, Any]:
     return {name: plain(getattr(stage, name)) for name in names}
 
 
+def _kept(
+    kept: list[Output], output: Output, *, study: Study, place: StageFolder, is_last: bool
+) -> Output:
+    """The output with its files in the partial folder, in memory only if a stage will take it.
+
+    It is noted in `kept`, so that it is not written again.
+    """
+    beside = _beside(output, study, study)
+    done = write_output(output, study.record, place.partial, beside=beside)
+    if is_last or not output.role:
+        path = inside(place.out, next(iter(done.files)))
+        done = replace(done, source=Deferred(path, READERS[done.kind]))
+    kept.append(done)
+    return done
+
+
 def _written(
-    stage: str, outputs: tuple[Output, ...], study: Study, place: StageFolder
+    stage: str, outputs: tuple[Output, ...], kept: list[Output], study: Study, place: StageFolder
 ) -> tuple[Output, ...]:
     """The outputs with their files in the partial folder."""
     after = study.with_outputs(stage, outputs)
     taken = {path for output in study.find() for path in output.files}
     written = []
     for output in outputs:
-        beside = _beside(output, study, after)
-        done = write_output(output, study.record, place.partial, beside=beside)
+        done = output
+        if not any(output is known for known in kept):
+            beside = _beside(output, study, after)
+            done = write_output(output, study.record, place.partial, beside=beside)
         twice = sorted(taken & set(done.files))
         if twice:
             raise InputError(
@@ -334,9 +368,15 @@ def _record(output: Output, place: StageFolder) -> OutputRecord:
     for path in output.files:
         found = inside(place.partial, path).stat()
         stats[path] = (found.st_size, found.st_mtime_ns)
-    image = output.kind in ("volume", "label")
-    series_uid = str(output.volume.meta.get("series_uid", "")) if image else ""
-    return record_of(output, series_uid=series_uid, stats=stats)
+    return record_of(output, series_uid=_series_uid(output), stats=stats)
+
+
+def _series_uid(output: Output) -> str:
+    if output.kind not in ("volume", "label"):
+        return ""
+    if isinstance(output.source, Deferred):  # its file is not at its place yet
+        return str(output.sidecar.get("SeriesInstanceUID", ""))
+    return str(output.volume.meta.get("series_uid", ""))
 
 
 def _deferred(record: OutputRecord, out: Path) -> Output:

@@ -141,7 +141,13 @@ class Output:
 
     @property
     def data(self) -> Data:
-        """The data; read from its file first where it was deferred."""
+        """The data; read from its file first where it was deferred.
+
+        A volume without a role is read each time: no stage asks again, and one picture of a long
+        time series shall not keep it in memory.
+        """
+        if isinstance(self.source, Deferred) and self.kind == "volume" and not self.role:
+            return self.source.read(self.source.path)
         if isinstance(self.source, Deferred):
             object.__setattr__(self, "source", self.source.read(self.source.path))
         return cast("Data", self.source)

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,7 +84,8 @@ def run_study(job: Job) -> Outcome:
         for stage in job.stages:
             _announce(job, stage.name)
             try:
-                study, receipt = run_stage(stage, study, job.out, _context(job))
+                context = replace(_context(job), is_last=stage is job.stages[-1])
+                study, receipt = run_stage(stage, study, job.out, context)
             except StageFailed as error:
                 keep_stages(job.out, key, {*(r.stage for r in receipts), stage.name})
                 reason = str(error).removeprefix(f"{key}: {stage.name}: ")

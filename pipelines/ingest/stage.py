@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from radloom.errors import ReasonCode, SeriesRefused
+from radloom.pipelines.ingest.archives import file_that_holds
 from radloom.pipelines.ingest.fields import missing_fields
 from radloom.pipelines.ingest.listing import series_rows
 from radloom.pipelines.ingest.names import hide_paths
@@ -90,9 +91,10 @@ class IngestStage:
         return dict(sorted(hashes.items()))
 
     def estimate_memory(self, study: Study) -> int:
-        """Bytes of all volumes as float32, and the working copies of the largest."""
-        voxels = [_n_voxels(series) for series in self._wanted(study)]
-        return 4 * sum(voxels) + BYTES_A_VOXEL * max(voxels, default=0)
+        """Bytes of the volumes that stages take, as float32, and what the largest of all takes."""
+        wanted = self._wanted(study)
+        held = sum(4 * _n_voxels(series) for series in wanted if series.role)
+        return held + BYTES_A_VOXEL * max((_n_voxels(series) for series in wanted), default=0)
 
     def run(self, study: Study, context: Context) -> StageResult:
         """A volume for each series that can be read, and the table ``series`` of all verdicts.
@@ -100,14 +102,13 @@ class IngestStage:
         Where the volume chosen for a role cannot be read, the next in the order of choice that can
         takes the role; its ``role_rule`` says so.
         """
-        del context
         verdicts = list(study.record.series)
         volumes: dict[int, Output] = {}
         for index, series in enumerate(study.record.series):
             if self._is_wanted(series):
-                verdicts[index] = _ingest(study, series, index, volumes)
+                verdicts[index] = _ingest(study, series, index, volumes, context)
         for role in _lost_roles(study.record.series, verdicts):
-            _promote(study, role, verdicts, volumes)
+            _promote(study, role, verdicts, volumes, context)
         outputs = [volumes[index] for index in sorted(volumes)]
         table = Output("table", "", "series", series_rows(verdicts))
         n_lost = sum(
@@ -136,12 +137,12 @@ class IngestStage:
 
 
 def _ingest(
-    study: Study, series: SeriesRecord, index: int, volumes: dict[int, Output]
+    study: Study, series: SeriesRecord, index: int, volumes: dict[int, Output], context: Context
 ) -> SeriesRecord:
-    """The final verdict on one series; its volume goes into `volumes` where it has one."""
+    """The final verdict on one series; its volume is kept, and in `volumes`, where it has one."""
     verdict, output = ingest_series(study, series)
     if output is not None:
-        volumes[index] = output
+        volumes[index] = context.keep(output)
     return verdict
 
 
@@ -155,7 +156,11 @@ def _lost_roles(before: Sequence[SeriesRecord], after: Sequence[SeriesRecord]) -
 
 
 def _promote(
-    study: Study, role: str, verdicts: list[SeriesRecord], volumes: dict[int, Output]
+    study: Study,
+    role: str,
+    verdicts: list[SeriesRecord],
+    volumes: dict[int, Output],
+    context: Context,
 ) -> None:
     """Gives a lost role to the first runner-up that can be read, in `verdicts` and `volumes`."""
     candidates = [
@@ -173,7 +178,7 @@ def _promote(
             reason="" if reason == ReasonCode.NOT_A_HEAD_VOLUME.value else reason,
         )
         volumes.pop(index, None)
-        verdicts[index] = _ingest(study, taken, index, volumes)
+        verdicts[index] = _ingest(study, taken, index, volumes, context)
         if index in volumes:
             return
 
@@ -244,7 +249,7 @@ def _digest(*parts: str) -> str:
 
 def _state(study: Study, path: str) -> str:
     try:
-        status = (study.record.root / path).stat()
+        status = file_that_holds(study.record.root, path).stat()
     except OSError:
         return "unreadable"
     return _digest(study.record.salt, str(status.st_size), str(status.st_mtime_ns))

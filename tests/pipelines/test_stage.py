@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +300,59 @@ def test_what_is_handed_on_in_memory_is_what_the_files_hold(tmp_path):
             assert np.array_equal(made.transform.matrix, read.transform.matrix)
         else:
             assert made.data == read.data
+
+
+@dataclass(frozen=True)
+class KeepingIngest(FakeIngest):
+    """As `FakeIngest`, each volume kept as soon as it is made; the second has no role."""
+
+    keeps: bool = True
+
+    def run(self, study: Study, context: Context) -> StageResult:
+        *volumes, table = super().run(study, context).outputs
+        series_uids = (series.series_uid for series in study.record.series)
+        given = [
+            replace(
+                output,
+                role="" if number else "t1",
+                entities={"suffix": "T1w", "run": str(number + 1)},
+                sidecar={"SeriesInstanceUID": uid},
+            )
+            for number, (output, uid) in enumerate(zip(volumes, series_uids, strict=True))
+        ]
+        kept = [context.keep(output) for output in given] if self.keeps else given
+        return StageResult((*kept, table))
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_what_is_kept_early_leaves_the_same_bytes_and_no_memory(tmp_path, is_last):
+    studies = {}
+    for keeps in (True, False):
+        out = tmp_path / str(keeps)
+        write_record(out, RECORD)
+        context = replace(CPU, is_last=is_last)
+        studies[keeps], _ = run_stage(KeepingIngest(keeps=keeps), Study(RECORD), out, context)
+    kept, held = (studies[keeps].find(kind="volume") for keeps in (True, False))
+    assert [isinstance(o.source, Deferred) for o in kept] == [is_last, True]
+    for one, other in zip(kept, held, strict=True):
+        assert one.files == other.files
+        assert torch.equal(one.volume.as_tensor(), other.volume.as_tensor())
+        assert one.volume.meta["series_uid"] == other.volume.meta["series_uid"]
+    snapshots = []
+    for keeps in (True, False):
+        found = snapshot(tmp_path / str(keeps))
+        for receipt in (value for value in found.values() if isinstance(value, dict)):
+            del receipt["parameters"]
+        snapshots.append(found)
+    assert snapshots[0] == snapshots[1]
+
+
+def test_a_volume_without_a_role_is_read_anew_each_time(tmp_path):
+    write_record(tmp_path, RECORD)
+    study, _ = run_stage(KeepingIngest(), Study(RECORD), tmp_path, CPU)
+    with_role, without = study.find(kind="volume")
+    assert with_role.volume is with_role.volume
+    assert without.volume is not without.volume
 
 
 @pytest.mark.parametrize(
