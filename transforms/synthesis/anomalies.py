@@ -232,12 +232,15 @@ def paint_anomalies(
     for number, (box, share) in enumerate(shares):
         if not share.numel():
             continue
-        part = result[:, box[0], box[1], box[2]]
-        look = _columns(values[number], part)
+        texture = None
         if deviations and max(deviations[number]) > 0:
             texture = _texture(share.shape, seeds[number], share.device)
-            look = look + _columns(deviations[number], part) * texture
-        part.add_(share * (look - part))
+        for channel, value in enumerate(values[number]):
+            part = result[channel][box]
+            gap = value - part
+            if texture is not None:
+                gap.add_(texture, alpha=deviations[number][channel])
+            part.addcmul_(share, gap)
     return result
 
 
@@ -516,10 +519,6 @@ def _centre_voxel(one: AnomalyParameters, grid: Grid) -> tuple[int, int, int]:
         )
     )
     return i, j, k
-
-
-def _columns(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-    return like.new_tensor(list(values)).reshape(-1, 1, 1, 1)
 
 
 def _texture(shape: torch.Size, seed: int, device: torch.device) -> torch.Tensor:

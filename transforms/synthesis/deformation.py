@@ -45,10 +45,10 @@ _MARGIN_MM = 32.0
 _DISPLACEMENT_SPACING_MM = 2.0
 """Between two draws it is computed this far apart."""
 _HALVINGS = 5
-_STEEPEST = 0.75
+_STEEPEST = 1.0
 """No velocity component changes by more than this in mm a mm: beyond it det J > 0 is at risk."""
 _VENTRICLES = (Code.VENTRICLE, Code.TEMPORAL_HORN, Code.THIRD_VENTRICLE)
-_PUSH_REACH_MM = (5.0, 12.0)
+_PUSH_REACH_MM = (7.0, 16.0)
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ class _Lattice:
     def interpolate(self, values: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """`values` (3, I, J, K) at `points` (..., 3) mm -> (..., 3); the border goes on outside."""
         half = [s * (n - 1) / 2 for n, s in zip(self.shape, self.spacing_mm, strict=True)]
-        size = points.new_tensor(half)
-        centre = points.new_tensor(self.origin_mm) + size
+        size = _on(points.device, half)
+        centre = _on(points.device, self.origin_mm) + size
         flat = ((points - centre) / size).reshape(1, 1, 1, -1, 3).flip(-1)
         sampled = functional.grid_sample(
             values[None], flat, mode="bilinear", padding_mode="border", align_corners=True
@@ -227,9 +227,9 @@ class Deformation:
         Returns:
             (1, I, J, K, 3) from -1 to 1, last axis of the anatomy first.
         """
-        matrix = _normalised(anatomy.grid) @ self.anatomy_from_sample
+        matrix = (_normalised(anatomy.grid) @ self.anatomy_from_sample)[[2, 1, 0]]
         device = self.displacement_mm.device
-        linear = torch.from_numpy(matrix[:3, :3]).to(device, torch.float32)
+        linear = _on(device, matrix[:, :3])
         turned = torch.tensordot(linear, self.displacement_mm, dims=([1], [0]))
         result = self.lattice.resample(turned, grid)
         for row, channel in enumerate(result):
@@ -237,7 +237,7 @@ class Deformation:
                 offset = matrix[row, 3] if axis == 0 else 0.0
                 line = float(matrix[row, axis]) * positions + float(offset)
                 channel.add_(line.reshape([-1 if a == axis else 1 for a in range(3)]))
-        return result.flip(0).movedim(0, -1)[None]
+        return result.movedim(0, -1)[None]
 
 
 def build_deformation(
@@ -362,8 +362,13 @@ def _rotation(axis: int, degrees: float) -> npt.NDArray[np.float64]:
 
 
 def _apply(affine: Affine, points: torch.Tensor) -> torch.Tensor:
-    matrix = torch.from_numpy(affine).to(points.device, torch.float32)
+    matrix = _on(points.device, affine)
     return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def _on(device: torch.device | str, values: npt.ArrayLike) -> torch.Tensor:
+    """A few numbers on the device, without waiting for it."""
+    return torch.from_numpy(np.asarray(values, np.float32)).to(device, non_blocking=True)
 
 
 def _normalised(grid: Grid) -> Affine:
@@ -432,7 +437,7 @@ def _at_points(coarse: torch.Tensor, grid: Grid, points: torch.Tensor) -> torch.
     """A field (1, i, j, k) with a voxel for each 2 x 2 x 2 of `grid`, at points of its world."""
     half = [s * (n - n % 2) / 2 for n, s in zip(grid.shape, grid.spacing_mm, strict=True)]
     off = [-s * (n % 2) / 2 for n, s in zip(grid.shape, grid.spacing_mm, strict=True)]
-    normal = (points - points.new_tensor(off)) / points.new_tensor(half)
+    normal = (points - _on(points.device, off)) / _on(points.device, half)
     return functional.grid_sample(coarse[None], normal.flip(-1)[None], align_corners=False)[0]
 
 
@@ -489,4 +494,4 @@ def _looked_up(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def _per_axis(like: torch.Tensor, values: list[float]) -> torch.Tensor:
-    return like.new_tensor(values).reshape(3, 1, 1, 1)
+    return _on(like.device, values).reshape(3, 1, 1, 1)

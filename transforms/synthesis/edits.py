@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch.nn import functional
@@ -174,12 +175,12 @@ def apply_edits(structures: torch.Tensor, parameters: EditParameters, grid: Grid
     """The structures after the edits; the input stays as it is.
 
     Args:
-        structures: (I, J, K) uint8 structure bytes, RAS+, 1 mm.
+        structures: (I, J, K) uint8 structure bytes, RAS+.
         parameters: what to do.
         grid: of `structures`.
 
     Raises:
-        InputError: the grid is not that of `structures`, or not of 1 mm.
+        InputError: the grid is not that of `structures`, or its voxels are no cubes.
     """
     if tuple(structures.shape) != grid.shape or max(grid.spacing_mm) != min(grid.spacing_mm):
         raise InputError(
@@ -188,15 +189,15 @@ def apply_edits(structures: torch.Tensor, parameters: EditParameters, grid: Grid
         )
     result = structures.clone()
     if parameters.sulci:
-        _edit_sulci(result, parameters.sulci)
+        _edit_sulci(result, parameters.sulci, grid)
     if parameters.fat:
-        _edit_fat(result, parameters.fat)
+        _edit_fat(result, parameters.fat, grid)
     if parameters.skull:
         _edit_skull(result, parameters.skull, grid)
     if parameters.pneumatised:
         _pneumatise(result, parameters.pneumatised, grid)
     if parameters.cavity:
-        _fill_cavities(result, parameters.cavity)
+        _fill_cavities(result, parameters.cavity, grid)
     if parameters.resection:
         _resect(result, parameters.resection, grid)
     if parameters.flap:
@@ -291,7 +292,7 @@ _GREY_AND_WHITE = (
     (Code.CORTEX, Code.WHITE),
     (Code.CEREBELLAR_CORTEX, Code.CEREBELLAR_WHITE),
 )
-_PATCH_KNOTS = (18.0, 18.0, 18.0)
+_PATCH_KNOTS_MM = 18.0
 _FAT_DEPTH_MM = 12.0
 """How deep below the skin fat comes and goes."""
 _UP = (0.0, 0.0, 1.0)
@@ -305,9 +306,9 @@ _FRONTAL = (0.0, 0.97, -0.24)
 _MASTOIDS = ((0.85, -0.2, -0.5), (-0.85, -0.2, -0.5))
 
 
-def _edit_sulci(structures: torch.Tensor, change: PatchParameters) -> None:
+def _edit_sulci(structures: torch.Tensor, change: PatchParameters, grid: Grid) -> None:
     """Cortex next to CSF becomes CSF and the white matter below cortex; or the other way."""
-    where = _patches(structures, change.share, change.seed)
+    where = _patches(grid, change.share, change.seed, structures.device)
     for _ in range(abs(change.steps)):
         if change.steps > 0:
             _widen(structures, where)
@@ -334,10 +335,10 @@ def _narrow(structures: torch.Tensor, where: torch.Tensor) -> None:
             structures.masked_fill_(free & near, int(grey) + side)
 
 
-def _edit_fat(structures: torch.Tensor, change: PatchParameters) -> None:
+def _edit_fat(structures: torch.Tensor, change: PatchParameters, grid: Grid) -> None:
     """Fat below the skin grows into the muscle, or the other way; deep fat stays."""
-    where = _patches(structures, change.share, change.seed)
-    where &= _near(structures == Code.SKIN, _FAT_DEPTH_MM)
+    where = _patches(grid, change.share, change.seed, structures.device)
+    where &= _near(structures == Code.SKIN, _FAT_DEPTH_MM, grid)
     gains, loses = (Code.FAT, Code.MUSCLE) if change.steps > 0 else (Code.MUSCLE, Code.FAT)
     for step in range(abs(change.steps)):
         fresh = _grown(structures == gains, cube=step % 2 == 1) & (structures == loses) & where
@@ -346,7 +347,7 @@ def _edit_fat(structures: torch.Tensor, change: PatchParameters) -> None:
 
 def _edit_skull(structures: torch.Tensor, change: SkullParameters, grid: Grid) -> None:
     """The vault alone: face, base and neck keep their bone."""
-    vault = _near(_is_any(structures, (Code.CORTEX, Code.WHITE)), _VAULT_MM)
+    vault = _near(_is_any(structures, (Code.CORTEX, Code.WHITE)), _VAULT_MM, grid)
     vault &= _cosine(_from_brain(structures, grid), _UP) > _VAULT_COSINE
     for steps, beside, filling in (
         (change.outer, _SOFT, Code.MUSCLE),
@@ -389,20 +390,20 @@ def _pneumatise(structures: torch.Tensor, change: PatchParameters, grid: Grid) -
     """Air cells within frontal bone or mastoids, with a wall of bone."""
     bone = _is_any(structures, _BONE)
     inside = bone & ~_grown(~bone, cube=True)
-    cells = _patches(structures, change.share, change.seed, knots=(6.0, 6.0, 6.0))
+    cells = _patches(grid, change.share, change.seed, bone.device, knots_mm=6.0)
     offsets = _from_brain(structures, grid)
     directions, degrees = ((_FRONTAL,), 22.0) if change.steps == 0 else (_MASTOIDS, 20.0)
     place = torch.zeros_like(bone)
     for direction in directions:
         place |= _cosine(offsets, direction) > math.cos(math.radians(degrees))
-    place &= _near(_is_any(structures, _BRAIN), _CELLS_MM)
+    place &= _near(_is_any(structures, _BRAIN), _CELLS_MM, grid)
     structures.masked_fill_(inside & cells & place, int(Code.CAVITY))
 
 
-def _fill_cavities(structures: torch.Tensor, change: CavityParameters) -> None:
+def _fill_cavities(structures: torch.Tensor, change: CavityParameters, grid: Grid) -> None:
     """Air that has head on all sides but below."""
     air = _enclosed(_is_any(structures, (Code.AIR, Code.CAVITY)))
-    filled = air & _patches(structures, change.share, change.seed)
+    filled = air & _patches(grid, change.share, change.seed, structures.device)
     wall = ~air
     for step in range(change.swelling):
         wall = _grown(wall, cube=step % 2 == 1)
@@ -415,7 +416,7 @@ def _resect(structures: torch.Tensor, change: ResectionParameters, grid: Grid) -
         (line - change.distance_mm * along) ** 2
         for line, along in zip(offsets, change.direction, strict=True)
     ]
-    noise = _coarse_noise(grid.shape, 14.0, change.seed, structures.device)
+    noise = _noise(grid, 14.0, change.seed, structures.device)
     radius = change.radius_mm * (1 + 0.18 * noise)
     gone = (_outer_sum(squares) < radius**2) & _is_any(structures, _BRAIN)
     structures.masked_fill_(gone, int(Code.CSF))
@@ -426,7 +427,7 @@ def _resect(structures: torch.Tensor, change: ResectionParameters, grid: Grid) -
 
 def _open_skull(structures: torch.Tensor, change: FlapParameters, grid: Grid) -> None:
     offsets = _from_brain(structures, grid)
-    noise = _coarse_noise(grid.shape, 20.0, change.seed, structures.device)
+    noise = _noise(grid, 20.0, change.seed, structures.device)
     half = math.radians(change.half_degrees)
     off = torch.acos(_cosine(offsets, change.direction).clamp(-1, 1)) - half * (1 + 0.08 * noise)
     inside = (off.abs() < 0.025) if change.returned else (off < 0)
@@ -463,9 +464,9 @@ def _grown(mask: torch.Tensor, *, cube: bool = False) -> torch.Tensor:
     return result
 
 
-def _near(mask: torch.Tensor, distance_mm: float) -> torch.Tensor:
-    """Voxels within about this distance of the mask, found on voxels of 4 mm."""
-    steps = max(round(distance_mm / 4.0), 1)
+def _near(mask: torch.Tensor, distance_mm: float, grid: Grid) -> torch.Tensor:
+    """Voxels within about this distance of the mask, found on cells of 4 voxels."""
+    steps = max(round(distance_mm / (4 * grid.spacing_mm[0])), 1)
     coarse = functional.max_pool3d(mask[None, ::2, ::2, ::2].float(), 2, ceil_mode=True)
     wide = functional.max_pool3d(coarse, 2 * steps + 1, 1, steps)[0] > 0
     for axis, n in enumerate(mask.shape):
@@ -474,21 +475,18 @@ def _near(mask: torch.Tensor, distance_mm: float) -> torch.Tensor:
 
 
 def _patches(
-    structures: torch.Tensor, share: float, seed: int, *, knots: tuple[float, ...] = _PATCH_KNOTS
+    grid: Grid, share: float, seed: int, device: torch.device, *, knots_mm: float = _PATCH_KNOTS_MM
 ) -> torch.Tensor:
     """(I, J, K) bool: smooth patches that take about `share` of the space."""
-    if share >= 1:
-        return torch.ones_like(structures, dtype=torch.bool)
-    noise = _coarse_noise(tuple(structures.shape), knots[0], seed, structures.device)
-    limit = math.sqrt(2) * torch.erfinv(torch.tensor(2 * share - 1.0)).item()
-    return noise < limit
+    if share <= 0 or share >= 1:
+        return torch.full(grid.shape, share > 0, device=device)
+    return _noise(grid, knots_mm, seed, device) < NormalDist().inv_cdf(share)
 
 
-def _coarse_noise(
-    shape: tuple[int, ...], knot_vox: float, seed: int, device: torch.device
-) -> torch.Tensor:
+def _noise(grid: Grid, knots_mm: float, seed: int, device: torch.device) -> torch.Tensor:
     """(I, J, K) smooth noise of variance about 1."""
-    return smooth_noise(shape, (knot_vox,) * 3, seed, device)[0]
+    knots = tuple(knots_mm / spacing for spacing in grid.spacing_mm)
+    return smooth_noise(grid.shape, knots, seed, device)[0]
 
 
 def _from_brain(structures: torch.Tensor, grid: Grid) -> list[torch.Tensor]:
