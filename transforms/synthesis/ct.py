@@ -89,6 +89,8 @@ class CTRecipe:
     metal_pieces: Range = (1.0, 5.0)
     metal_mm: Range = (1.5, 4.0)
     """Radius of a piece."""
+    teeth_below_top_mm: Range = (140.0, 165.0)
+    """Height of the teeth; heads whose map ends above it get no metal."""
     texture: TextureRecipe = field(default_factory=lambda: TextureRecipe(grain_probability=0.0))
     texture_gain: Range = (0.4, 1.2)
     """Of the texture's deviation in `tissues`; zeros: none."""
@@ -116,8 +118,8 @@ class DentalMetal:
 
     angle_degrees: float
     """From straight ahead towards the right."""
-    fall: float
-    """How much lying low counts against lying in front."""
+    below_top_mm: float
+    """Height, down from the top of the head."""
     radius_mm: float
     hu: float
 
@@ -216,11 +218,11 @@ def _draw_bone(generator: torch.Generator, recipe: CTRecipe) -> BoneParameters:
 def _draw_metal(generator: torch.Generator, recipe: CTRecipe) -> tuple[DentalMetal, ...]:
     if not chance(generator, recipe.metal_probability):
         return ()
-    fall = uniform(generator, (0.1, 0.5))
+    height = uniform(generator, recipe.teeth_below_top_mm)
     return tuple(
         DentalMetal(
-            uniform(generator, (-50.0, 50.0)),
-            fall,
+            uniform(generator, (-55.0, 55.0)),
+            height + normal(generator, 4.0),
             uniform(generator, recipe.metal_mm),
             HU_LIMITS[1],
         )
@@ -297,19 +299,25 @@ def _pneumatise(
 
 
 def _fill_tooth(hu: torch.Tensor, codes: torch.Tensor, metal: DentalMetal) -> None:
+    """A ball of metal in the foremost bone at its height, where the head reaches down so far."""
+    height = codes.shape[2] - round(metal.below_top_mm)
+    if height < 0:
+        return
+    slab = (slice(None), slice(None), slice(max(0, height - 3), height + 4))
+    bone = (codes[slab] == Code.BONE) | (codes[slab] == Code.MARROW)
     x, y, z = (
-        torch.arange(n, device=hu.device, dtype=torch.float32).view(
-            [-1 if axis == own else 1 for axis in range(3)]
+        torch.arange(n, device=hu.device, dtype=hu.dtype).view(
+            [-1 if axis == own else 1 for own in range(3)]
         )
-        for own, n in enumerate(codes.shape)
+        for axis, n in enumerate(codes.shape)
     )
     angle = math.radians(metal.angle_degrees)
-    front = math.cos(angle) * y + math.sin(angle) * (x - codes.shape[0] / 2) - metal.fall * z
-    bone = (codes == Code.BONE) | (codes == Code.MARROW)
-    place = torch.where(bone, front, -torch.inf).flatten().argmax()
-    i = place // (codes.shape[1] * codes.shape[2])
-    j = place // codes.shape[2] % codes.shape[1]
-    k = place % codes.shape[2]
-    squared = (x - i) ** 2 + (y - j) ** 2 + (z - k) ** 2
-    share = (metal.radius_mm + 0.5 - squared.sqrt()).clamp(0, 1)
-    hu.lerp_(torch.tensor(metal.hu, device=hu.device), share)
+    ahead = math.cos(angle) * y + math.sin(angle) * (x - codes.shape[0] / 2)
+    place = torch.where(bone, ahead, -torch.inf).flatten().argmax()
+    i = torch.div(place, bone.shape[1] * bone.shape[2], rounding_mode="floor")
+    j = torch.div(place, bone.shape[2], rounding_mode="floor") % bone.shape[1]
+    inside = metal.radius_mm + 1
+    squared = (x - i + inside * math.sin(angle)) ** 2 + (y - j + inside * math.cos(angle)) ** 2
+    distance = (squared + (z - height) ** 2).sqrt_()
+    share = (metal.radius_mm + 0.5 - distance).clamp_(0, 1).mul_(bone.any())
+    hu.add_(share.mul_(metal.hu - hu))

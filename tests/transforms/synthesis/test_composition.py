@@ -18,6 +18,7 @@ from radloom.transforms.synthesis.composition import (
 from radloom.transforms.synthesis.ct import CTRecipe, draw_ct, render_hu
 from radloom.transforms.synthesis.mr import CONTRASTS, draw_mr, render_mr_signal
 from radloom.transforms.synthesis.parameters import from_plain, to_plain
+from radloom.transforms.synthesis.phantom import make_head
 from radloom.transforms.synthesis.tissues import CODES, Code
 
 OFF = CompositionRecipe(
@@ -136,3 +137,24 @@ def test_mr_and_ct_show_the_same_fat_in_muscle():
     dark = render_hu(codes, ct, composition)
     both = torch.stack([bright.flatten(), dark.flatten()])
     assert float(torch.corrcoef(both)[0, 1]) < -0.99
+
+
+@pytest.mark.slow
+def test_a_whole_head_looks_like_one_in_mr_and_ct():
+    coarse = make_head(generator(), spacing_mm=4.0).top
+    codes = coarse.repeat_interleave(4, 0).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    assert codes.numel() > 7e6
+    composition = compose(codes, draw_composition(generator(), CompositionRecipe()))
+    t1 = render_mr_signal(codes, draw_mr(generator(1), CONTRASTS["t1"]), composition)
+    hu = render_hu(codes, draw_ct(generator(1), CTRecipe()), composition)
+
+    def median(image: torch.Tensor, code: Code) -> float:
+        return float(image[codes == code].median())
+
+    order = (Code.FAT, Code.WHITE, Code.CORTEX, Code.CSF, Code.BONE)
+    levels = [median(t1, code) for code in order]
+    assert levels == sorted(levels, reverse=True)
+    assert 25 < median(hu, Code.CORTEX) < 50
+    assert -120 < median(hu, Code.FAT) < -70
+    assert 700 < median(hu, Code.BONE) < 2000
+    assert median(hu, Code.AIR) == -1000

@@ -82,7 +82,12 @@ def test_with_everything_off_each_structure_is_its_number():
 
 
 def test_render_stays_within_bounds_and_repeats():
-    recipe = CTRecipe(metal_probability=1.0, cell_probability=1.0, texture_gain=(3.0, 4.0))
+    recipe = CTRecipe(
+        metal_probability=1.0,
+        teeth_below_top_mm=(60.0, 60.0),
+        cell_probability=1.0,
+        texture_gain=(3.0, 4.0),
+    )
     for seed in range(3):
         drawn = draw_ct(generator(seed), recipe)
         image = render_hu(head(), drawn)
@@ -129,12 +134,25 @@ def test_air_cells_take_their_share_of_thick_bone():
 
 
 def test_metal_lies_in_bone_in_front():
-    codes = head()
-    drawn = draw_ct(generator(3), replace(STILL, metal_probability=1.0, metal_pieces=(3.0, 3.0)))
-    assert len(drawn.metal) == 3
-    places = (render_hu(codes, drawn) > 2900).nonzero()
-    assert 10 < len(places) < 3 * 300
-    assert int(places[:, 1].min()) > 48
+    recipe = replace(
+        STILL, metal_probability=1.0, metal_pieces=(3.0, 3.0), teeth_below_top_mm=(60.0, 62.0)
+    )
+    for seed in range(4):
+        drawn = draw_ct(generator(seed), recipe)
+        assert len(drawn.metal) == 3
+        places = (render_hu(head(), drawn) > 2900).nonzero()
+        assert 10 < len(places) < 3 * 300
+        assert int(places[:, 1].min()) > 48
+        assert 15 < int(places[:, 2].min()) <= int(places[:, 2].max()) < 55
+
+
+def test_no_metal_where_the_teeth_are_not_in_the_map():
+    recipe = replace(STILL, metal_probability=1.0)
+    plain = render_hu(head(), draw_ct(generator(), STILL))
+    assert float(render_hu(head(), draw_ct(generator(), recipe)).max()) < 2900
+    air = torch.zeros((20, 20, 180), dtype=torch.uint8)
+    assert float(render_hu(air, draw_ct(generator(), recipe)).max()) == -1000
+    assert float(plain.max()) < 2900
 
 
 def test_agent_fills_vessels():
