@@ -106,6 +106,8 @@ def run(
     scheduler: str | None = None,
     trust: bool = False,
     deidentify: Pseudonyms | None = None,
+    index: Path | None = None,
+    readers: int = 1,
     on_progress: Listener = lambda _: None,
 ) -> RunSummary:
     """Every study under `studies` through `workflow`; results, tables and report in `out`.
@@ -119,6 +121,8 @@ def run(
         scheduler: address of a Dask scheduler to use instead of a local cluster.
         trust: whether outside bundles and pickled checkpoints may run.
         deidentify: pseudonyms under which everything is written; None: as `discover` names it.
+        index: file that remembers headers, as in `discover`.
+        readers: processes that read headers, as in `discover`.
         on_progress: told what happens; stage news comes from another thread.
 
     Raises:
@@ -131,7 +135,13 @@ def run(
     if scheduler is None or device != "auto":
         device = choose_device(device)
     with _only_run(out):
-        records = discover(studies, rules=_role_rules(workflow), options=_options(workflow))
+        records = discover(
+            studies,
+            rules=_role_rules(workflow),
+            options=_options(workflow),
+            index=index,
+            workers=readers,
+        )
         if not records:
             raise InputError(f"expected imaging files under <{studies}>, found none")
         _require_same_names(out, deidentify)

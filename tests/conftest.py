@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,15 @@ if TYPE_CHECKING:
     from radloom.transforms.synthesis.phantom import HeadPhantom
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands remember between runs goes with the tests; their processes inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("LOCALAPPDATA", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +57,25 @@ def demo_truth_and_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dem
 
     folder = tmp_path_factory.mktemp("demo")
     return write_demo_study(folder, seed=0, spacing_mm=2.0), folder
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two packed heads of the procedural phantom, 4 mm, for the generator."""
+    import numpy as np
+    import torch
+
+    from radloom.transforms.synthesis.anatomy import RIGHT, Anatomy, pack_anatomy
+    from radloom.transforms.synthesis.phantom import make_head
+    from radloom.transforms.synthesis.tissues import STRUCTURES
+
+    folder = tmp_path_factory.mktemp("heads")
+    for seed in range(2):
+        head = make_head(torch.Generator().manual_seed(seed), spacing_mm=4.0)
+        codes = torch.where(head.share >= 0.5, head.top, head.under).numpy()
+        left, right = (np.array([s.label[side] for s in STRUCTURES])[codes] for side in (0, 1))
+        is_right = (left != right) & (head.labels[0].numpy() == right)
+        structures = torch.from_numpy((codes + RIGHT * is_right).astype(np.uint8))
+        anatomy = Anatomy(f"phantom_{seed}", structures, 4.0)
+        (folder / f"{anatomy.name}.npz").write_bytes(pack_anatomy(anatomy))
+    return folder

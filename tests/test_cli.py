@@ -278,6 +278,23 @@ def test_convert_hands_what_is_asked_to_the_ingest_stage(tmp_path, monkeypatch):
     ]
 
 
+def test_inspect_remembers_headers_in_the_file_that_is_named(tmp_path, demo_folder, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    index = tmp_path / "headers.gz"
+    first = radloom("inspect", demo_folder, "--json", "--index", index)
+    assert first[0] == 0
+    assert index.is_file()
+    assert radloom("inspect", demo_folder, "--json", "--index", index) == first
+    assert radloom("inspect", demo_folder, "--json", "--no-index") == first
+    assert not (tmp_path / "cache").exists()
+    assert radloom("inspect", demo_folder, "--json") == first
+    if sys.platform == "linux":
+        assert len(list((tmp_path / "cache" / "radloom" / "headers").iterdir())) == 1
+    code, text = radloom("inspect", demo_folder, "--index", tmp_path / "absent" / "headers.gz")
+    assert code == 2
+    assert "--index" in text
+
+
 @pytest.mark.slow
 def test_convert_status_and_report_on_a_real_folder(tmp_path, demo_folder):
     done = process("convert", demo_folder, tmp_path / "out")

@@ -142,7 +142,7 @@ def _bare(text: str, facts: _Facts) -> str:
 
 
 def _facts(record: StudyRecord) -> _Facts:
-    headers = list(_headers(record))
+    headers = list(_with_paths(record))
     if not headers:
         return _Facts(record.subject, "", identifier_words((record.subject,)), frozenset())
     first = headers[0][1]
@@ -155,7 +155,7 @@ def _facts(record: StudyRecord) -> _Facts:
     )
 
 
-def _headers(record: StudyRecord) -> Iterator[tuple[str, _Header]]:
+def _with_paths(record: StudyRecord) -> Iterator[tuple[str, _Header]]:
     for series in record.series:
         if series.reader not in ("nifti", "itk"):
             with unpacked(record, series) as there:

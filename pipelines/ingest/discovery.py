@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from radloom.errors import InputError, ReasonCode
+from radloom.pipelines.ingest.examine import look_at_folder
 from radloom.pipelines.ingest.files import Home, file_record, home_of
-from radloom.pipelines.ingest.headers import SliceHeader, read_headers
+from radloom.pipelines.ingest.headers import SliceHeader
+from radloom.pipelines.ingest.index import FileIndex
 from radloom.pipelines.ingest.names import digest_label, made_uid, redact, redact_paths
 from radloom.pipelines.ingest.naming import choose_roles, name_series
 from radloom.pipelines.ingest.options import (
@@ -22,7 +25,7 @@ from radloom.pipelines.ingest.options import (
 )
 from radloom.pipelines.ingest.roles import Acquisition, Role, role_of
 from radloom.pipelines.ingest.rules import RoleRules, builtin_rules
-from radloom.pipelines.ingest.scan import Found, scan_folder
+from radloom.pipelines.ingest.scan import Found, Looked
 from radloom.pipelines.ingest.units import units_of
 from radloom.pipelines.ingest.verdicts import Part, extent_mm, file_order, parts_of_series
 from radloom.pipelines.study import SeriesRecord, StudyRecord
@@ -42,7 +45,12 @@ class _Draft:
 
 
 def discover(
-    folder: Path, *, rules: RoleRules | None = None, options: IngestOptions = DEFAULT_OPTIONS
+    folder: Path,
+    *,
+    rules: RoleRules | None = None,
+    options: IngestOptions = DEFAULT_OPTIONS,
+    index: Path | None = None,
+    workers: int = 1,
 ) -> tuple[StudyRecord, ...]:
     """Every study below `folder` with all its series, those that were refused included.
 
@@ -55,6 +63,10 @@ def discover(
         folder: of studies.
         rules: what gives a volume its role; None: the rules that ship with Radloom.
         options: what may be resampled, and in which units PET is wanted.
+        index: file that remembers headers, so that no file is read twice; made where absent, left
+            alone where it cannot be written. It holds what identifies patients.
+        workers: processes that read headers, where there are thousands. A script that asks for
+            more than one must guard its entry by ``if __name__ == "__main__"``.
 
     Raises:
         InputError: `folder` is not a folder.
@@ -62,8 +74,9 @@ def discover(
     folder, rules = Path(folder), rules or builtin_rules()
     if not folder.is_dir():
         raise InputError(f"<{folder.name}>: expected a folder of studies, got none; check the path")
-    found = list(scan_folder(folder))
-    headers = [h for f in found if f.kind == "dicom" for h in read_headers(folder / f.path, f.path)]
+    looked = _looked(folder, index, workers)
+    found = [item.found for item in looked]
+    headers = [header for item in looked for header in item.headers]
     identifiers = {word for header in headers for word in header.identifiers}
     drafts = _dicom_drafts(_each_once(headers))
     file_drafts: dict[str, _Draft] = {}
@@ -84,6 +97,16 @@ def discover(
         draft = _nearest(item, places) or _draft_of(home_of(folder, item.path), file_drafts)
         draft.records.append(_lost_record(item))
     return _records(folder, [*drafts, *file_drafts.values()], identifiers, rules, options)
+
+
+def _looked(folder: Path, file: Path | None, workers: int) -> list[Looked]:
+    index = FileIndex() if file is None else FileIndex.read(file)
+    looked = look_at_folder(folder, index=index, workers=workers)
+    if file is not None and index.has_news:
+        with suppress(OSError):
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            index.write(file)
+    return looked
 
 
 def _each_once(headers: Iterable[SliceHeader]) -> list[SliceHeader]:

@@ -55,6 +55,9 @@ PARSE_ERRORS = (
 PREAMBLE = 128
 """Bytes before the letters DICM (DICOM PS3.10 section 7.1)."""
 
+DIRECTORY = "1.2.840.10008.1.3.10"
+"""SOP class of a DICOMDIR (PS3.10 section 8), whatever its file is called."""
+
 UNDEFINED_LENGTH = 0xFFFFFFFF
 """The length of encapsulated pixel data (DICOM PS3.5 section A.4)."""
 
@@ -93,7 +96,7 @@ SIDECAR_FACTS = {
 """BIDS name -> DICOM keywords. None of them names a person, a place or a date."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SliceHeader:
     """One slice: a classic file, or one frame of a multi-frame file."""
 
@@ -243,6 +246,9 @@ def _broken(path: str, code: ReasonCode, detail: str) -> SliceHeader:
 
 
 def _slices(dataset: Any, path: str) -> list[SliceHeader]:
+    meta = getattr(dataset, "file_meta", None)
+    if meta is not None and str(meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY:
+        return []  # it lists files that lie there too
     if not any(_text(dataset, k) for k in ("SOPClassUID", "SeriesInstanceUID", "Modality")):
         return [_broken(path, ReasonCode.UNREADABLE, "no SOP class, series UID or modality in it")]
     frames = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
@@ -286,7 +292,6 @@ def _series_values(dataset: Any, sources: Sequence[Any]) -> dict[str, Any]:
         "samples": int(_number(dataset, "SamplesPerPixel") or 1),
         "photometric": _text(dataset, "PhotometricInterpretation").upper(),
         "frame_of_reference": _text(dataset, "FrameOfReferenceUID"),
-        "pet": pet_image(dataset) if _text(dataset, "Modality").upper() == "PT" else None,
         "has_modality_lut": "ModalityLUTSequence" in dataset,
         "mosaic": _mosaic(dataset, image_type),
         "facts": _facts(sources),
@@ -299,11 +304,12 @@ def _own(dataset: Any, path: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
     De-identified files may; the folder and the series number then stand for the series.
     """
-    own = {
+    own: dict[str, Any] = {
         "path": path,
         "sop_uid": _text(dataset, "SOPInstanceUID"),
         "instance_number": int(_number(dataset, "InstanceNumber") or 0),
         "acquisition_number": _text(dataset, "AcquisitionNumber"),
+        "pet": pet_image(dataset) if values["modality"] == "PT" else None,
     }
     folder = path.rpartition("/")[0]
     if not values["study_uid"]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from radloom.errors import InputError, ReasonCode, SeriesRefused
 from radloom.geometry import Affine, corners, spacing_of
+from radloom.pipelines.ingest.archives import unpacked
 from radloom.pipelines.ingest.dcm2niix import acquisition_facts, convert_with_dcm2niix
 from radloom.pipelines.ingest.decoding import decode
 from radloom.pipelines.ingest.gradients import b_values_of, gradients_of
@@ -55,7 +56,8 @@ def read_series(record: StudyRecord, series: SeriesRecord) -> Volume:
         SeriesRefused: it was rejected at discovery, its files changed since, or its pixels cannot
             be read whole.
     """
-    return _read(record, series, with_facts=False).volume
+    with unpacked(record, series) as there:
+        return _read(there, series, with_facts=False).volume
 
 
 def read_with_facts(record: StudyRecord, series: SeriesRecord) -> Reading:
@@ -64,7 +66,8 @@ def read_with_facts(record: StudyRecord, series: SeriesRecord) -> Reading:
     Raises:
         SeriesRefused: as `read_series`.
     """
-    return _read(record, series, with_facts=True)
+    with unpacked(record, series) as there:
+        return _read(there, series, with_facts=True)
 
 
 def _read(record: StudyRecord, series: SeriesRecord, *, with_facts: bool) -> Reading:

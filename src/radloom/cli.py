@@ -7,6 +7,7 @@ Everything heavy is imported inside the commands, so that ``radloom --help`` is 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -83,6 +84,16 @@ Deidentify = Annotated[
     ),
 ]
 NewKey = Annotated[bool, typer.Option("--new-key", help="Make the key file; it must not exist.")]
+Index = Annotated[
+    Path | None,
+    typer.Option(
+        "--index",
+        metavar="FILE",
+        help="Where headers are remembered, so that no file is read twice; by default in the "
+        "user's cache folder.",
+    ),
+]
+NoIndex = Annotated[bool, typer.Option("--no-index", help="Remember no headers.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -169,6 +180,29 @@ def _threads() -> int:
     return int(wanted) if wanted.isdigit() and int(wanted) > 0 else os.cpu_count() or 1
 
 
+def _index(studies: Path, index: Path | None, none: bool) -> Path | None:  # noqa: FBT001
+    """The file that remembers the headers of `studies`; None where none is wanted."""
+    if none:
+        return None
+    if index is None:
+        name = hashlib.sha256(os.fsencode(studies.resolve())).hexdigest()[:16]
+        return _cache_folder() / "headers" / f"{name}.gz"
+    if not index.parent.is_dir() or index.is_dir():
+        raise ConfigError(f"expected a file in a folder that is there, got --index <{index}>")
+    return index
+
+
+def _cache_folder() -> Path:
+    """Radloom's own below the folder that the system gives a user for caches."""
+    if os.name == "nt":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "radloom"
+
+
 def _version(wanted: bool) -> None:  # noqa: FBT001  # typer's callback
     if wanted:
         _say(f"radloom {__version__}")
@@ -224,6 +258,8 @@ def inspect(
     studies: Studies,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False,
+    index: Index = None,
+    no_index: NoIndex = False,
     roles: Roles = None,
     print_roles: Annotated[
         bool,
@@ -244,7 +280,9 @@ def inspect(
     del print_roles  # its callback has answered already
     rules = load_rules(roles)
     with _status("reading headers"):
-        records = discover(studies, rules=rules)
+        records = discover(
+            studies, rules=rules, index=_index(studies, index, no_index), workers=_threads()
+        )
     if as_json:
         sys.stdout.write(json.dumps(inspect_rows(records), indent=2, ensure_ascii=False) + "\n")
     else:
@@ -270,6 +308,8 @@ def convert(
     roles: Roles = None,
     deidentify: Deidentify = None,
     new_key: NewKey = False,
+    index: Index = None,
+    no_index: NoIndex = False,
 ) -> None:
     """Ingest alone: NIfTI and a JSON file for each accepted series, and OUT/ingest.tsv."""
     _require_folder(studies)
@@ -280,7 +320,16 @@ def convert(
     asked |= {"uneven_spacing": "resample"} if resample_spacing else {}
     parameters = {"ingest": {**asked, **_with_roles(roles).get("ingest", {})}}
     workflow = load_workflow("head", only=("ingest",), parameters=parameters)
-    _finish(_run(studies, out, workflow, deidentify=_pseudonyms(deidentify, out, new=new_key)))
+    _finish(
+        _run(
+            studies,
+            out,
+            workflow,
+            deidentify=_pseudonyms(deidentify, out, new=new_key),
+            index=_index(studies, index, no_index),
+            readers=_threads(),
+        )
+    )
 
 
 @app.command()
@@ -300,6 +349,8 @@ def run(
     roles: Roles = None,
     deidentify: Deidentify = None,
     new_key: NewKey = False,
+    index: Index = None,
+    no_index: NoIndex = False,
     fast: Fast = False,
     trust: Trust = False,
 ) -> None:
@@ -317,6 +368,8 @@ def run(
             scheduler=scheduler,
             trust=trust,
             deidentify=_pseudonyms(deidentify, out, new=new_key),
+            index=_index(studies, index, no_index),
+            readers=_threads(),
         )
     )
 

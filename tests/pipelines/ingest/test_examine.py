@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import stat
+import time
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from radloom.pipelines.ingest import discover, examine
+from radloom.pipelines.ingest import index as index_room
+from radloom.pipelines.ingest.index import FileIndex
+from radloom.pipelines.ingest.scan import list_folder
+
+
+@pytest.fixture
+def folder(tmp_path, series, t1_tags) -> Path:
+    """Two series, a file that is no image, one that is empty; all of them an hour old."""
+    root = tmp_path / "in"
+    series(root / "a", series_uid="1.2.1", SeriesDescription="T1 of Doe", **t1_tags)
+    series(root / "b", series_uid="1.2.2", modality="CT", SeriesNumber=2)
+    (root / "notes").write_text("nothing of interest")
+    (root / "empty.dcm").touch()
+    settle(root)
+    return root
+
+
+def settle(root: Path) -> None:
+    for path in root.rglob("*"):
+        os.utime(path, (time.time() - 3600, time.time() - 3600))
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """The names of the files that were opened."""
+    names: list[str] = []
+    by_path = Path.open
+
+    def watched(self, *args, **kwargs):
+        names.append(self.name)
+        return by_path(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", watched)
+    return names
+
+
+def test_a_second_look_opens_no_file_of_the_folder(tmp_path, folder, opened):
+    file = tmp_path / "cache" / "index.gz"
+    first = discover(folder, index=file)
+    n_files = sum(path.is_file() for path in folder.rglob("*"))
+    assert len(set(opened) & {p.name for p in folder.rglob("*")}) >= n_files - 5  # equal names
+    opened.clear()
+    written = file.stat().st_mtime_ns
+    second = discover(folder, index=file)
+    assert not set(opened) & {p.name for p in folder.rglob("*")}
+    assert second == first == discover(folder)
+    assert repr(second) == repr(first)
+    assert file.stat().st_mtime_ns == written
+
+
+def test_a_changed_and_a_new_file_are_read_and_a_lost_one_is_forgotten(
+    tmp_path, folder, opened, series
+):
+    file = tmp_path / "index.gz"
+    discover(folder, index=file)
+    changed = folder / "a" / "002.dcm"
+    changed.write_bytes(changed.read_bytes()[:-10])
+    (folder / "b" / "004.dcm").unlink()
+    series(folder / "c", series_uid="1.2.3", SeriesNumber=3, names="new{}".format)
+    opened.clear()
+    records = discover(folder, index=file)
+    again = [name for name in opened if name.startswith(("new", "00"))]
+    assert again == ["002.dcm", *(f"new{k}" for k in range(5))]
+    assert records == discover(folder)
+    reasons = {s.series_uid: s.reason for study in records for s in study.series}
+    assert reasons["1.2.1"] == "truncated"
+    assert len(FileIndex.read(file)._kept) == 10  # none of the fresh ones
+
+
+def test_a_file_changed_a_moment_ago_is_not_trusted_to_stay(tmp_path, folder, opened):
+    file = tmp_path / "index.gz"
+    os.utime(folder / "a" / "001.dcm")
+    discover(folder, index=file)
+    opened.clear()
+    discover(folder, index=file)
+    assert [name for name in opened if name.endswith(".dcm")] == ["001.dcm"]
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "flipped": lambda content: content[:40] + bytes([content[40] ^ 255]) + content[41:],
+    "no index": lambda content: gzip.compress(b"[1, 2]"),
+    "other version": lambda content: gzip.compress(
+        json.dumps({**json.loads(gzip.decompress(content)), "version": 0}).encode()
+    ),
+    "other code": lambda content: gzip.compress(
+        json.dumps({**json.loads(gzip.decompress(content)), "code": "x"}).encode()
+    ),
+    "odd rows": lambda content: gzip.compress(
+        gzip.decompress(content).replace(b'"dicom"', b'"dicom",7')
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_index_is_made_anew(tmp_path, folder, damage):
+    file = tmp_path / "index.gz"
+    first = discover(folder, index=file)
+    good = file.read_bytes()
+    file.write_bytes(DAMAGE[damage](good))
+    assert discover(folder, index=file) == first
+    assert file.read_bytes() == good
+
+
+def test_the_index_is_its_owners_alone_and_names_no_path(tmp_path, folder):
+    file = tmp_path / "cache" / "index.gz"
+    discover(folder, index=file)
+    content = gzip.decompress(file.read_bytes()).decode()
+    assert "000.dcm" not in content
+    assert "notes" not in content
+    if os.name == "posix":
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert [p.name for p in file.parent.iterdir()] == ["index.gz"]
+
+
+def test_an_index_that_cannot_be_written_stops_nothing(tmp_path, folder):
+    (tmp_path / "file").touch()
+    assert discover(folder, index=tmp_path / "file" / "index.gz") == discover(folder)
+
+
+def test_processes_give_what_one_process_gives(folder, monkeypatch):
+    monkeypatch.setattr(examine, "PARALLEL_FROM", 4)
+    monkeypatch.setattr(examine, "FILES_A_TASK", 3)
+    assert repr(discover(folder, workers=2)) == repr(discover(folder))
+
+
+def test_a_pool_that_breaks_leaves_the_rest_to_this_process(folder, monkeypatch):
+    def break_down(*args, **kwargs):
+        raise examine.BrokenProcessPool
+
+    monkeypatch.setattr(examine, "PARALLEL_FROM", 4)
+    monkeypatch.setattr(examine, "ProcessPoolExecutor", break_down)
+    assert discover(folder, workers=2) == discover(folder)
+
+
+@pytest.mark.parametrize("name", ["DICOMDIR", "INDEX"])
+def test_a_dicomdir_counts_for_nothing(tmp_path, series, name):
+    series(tmp_path / "a")
+    before = discover(tmp_path)
+    directory = Dataset()
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    directory.FileSetID = "DISC"
+    directory.DirectoryRecordSequence = []
+    pydicom.dcmwrite(tmp_path / name, directory, enforce_file_format=True)
+    assert discover(tmp_path) == before
+
+
+def test_pipes_are_no_files_and_linked_folders_are_not_entered(tmp_path, series):
+    series(tmp_path / "a")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "a" / "pipe.dcm")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "linked.dcm").symlink_to(tmp_path / "a" / "000.dcm")
+    paths = [entry.path for entry in list_folder(tmp_path)]
+    assert paths == ["linked.dcm", *(f"a/{k:03d}.dcm" for k in range(5))]
+    (study,) = discover(tmp_path)
+    assert study.series[0].n_files == 5
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_real_headers_come_back_from_the_index_as_they_were(tmp_path, real_data):
+    index = FileIndex()
+    looked = examine.look_at_folder(real_data, index=index)
+    index.write(tmp_path / "index.gz")
+    again = FileIndex.read(tmp_path / "index.gz")
+    assert repr(examine.look_at_folder(real_data, index=again)) == repr(looked)
+    assert not again.has_news
+    assert sum(len(item.headers) for item in looked) > 900
+
+
+def test_what_is_shared_is_written_once(tmp_path, series):
+    series(tmp_path / "in", n=60)
+    settle(tmp_path / "in")
+    discover(tmp_path / "in", index=tmp_path / "index.gz")
+    content = json.loads(gzip.decompress((tmp_path / "index.gz").read_bytes()))
+    assert (len(content["files"]), len(content["shared"]), len(content["grids"])) == (60, 1, 1)
+    assert content["version"] == index_room.INDEX_VERSION
