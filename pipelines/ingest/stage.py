@@ -24,8 +24,8 @@ __all__ = ["INGEST_VERSION", "IngestStage", "ingest_series", "sidecar_of"]
 INGEST_VERSION = 1
 """Raised whenever the same files would give other voxels, so that old receipts no longer match."""
 
-BYTES_A_VOXEL = 12
-"""Decoded values, float32 copy and the flip of the largest series at once."""
+BYTES_A_VOXEL = 20
+"""What reading and writing one series takes at its peak: 18 measured on 256 x 256 x 128 voxels."""
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,9 @@ def test_fingerprint_follows_parameters_and_memory_follows_voxels(tmp_path, seri
     stage = IngestStage()
     assert stage.fingerprint() == IngestStage().fingerprint()
     assert stage.fingerprint() != IngestStage(convert_without_role=False).fingerprint()
-    assert stage.estimate_memory(Study(record)) == 12 * 4 * 6 * 5
+    assert stage.estimate_memory(Study(record)) == 20 * 4 * 6 * 5
     taken = replace(record, series=(replace(record.series[0], role="t1"),))
-    assert stage.estimate_memory(Study(taken)) == (4 + 12) * 4 * 6 * 5
+    assert stage.estimate_memory(Study(taken)) == (4 + 20) * 4 * 6 * 5
 
 
 def three_t1(folder, series, tags):
