@@ -107,7 +107,7 @@ class MRRecipe:
     matter at 3 T is read as 0.6 to 1.1 s (Asslaender 2024, arXiv:2409.05318)."""
     grey_t2_loss: Range = (0.0, 0.15)
     """Share by which T2 of grey matter is shorter than its table value, which Stanisz measured on
-    tissue; in heads it is read down to 0.23 (Cox and Gowland 2010, PubMed 20593370)."""
+    tissue; in heads it is read down to 0.23 (Cox and Gowland 2010, doi:10.1002/mrm.22522)."""
     fat_suppression_probability: float = 0.15
     fat_suppression: Range = (0.7, 1.0)
     """Share of the fat's signal that goes."""
@@ -264,6 +264,8 @@ doi:10.1097/RLI.0000000000000577."""
 _R2_AGENT = 6.0
 """Set."""
 _WATER_T1_MS = 4300.0
+_INFLOW_KINDS = GRADIENT_ECHOES | {"balanced"}
+"""Kinds that show fresh blood bright; the others lose blood that flows on before its echo."""
 _WATER = {Code.CSF, Code.VITREOUS} | {code for code, kin in KIN.items() if kin == Code.CSF}
 _LOOSE = tuple(
     0.3 if code in _WATER else 0.5 if TISSUES_MR[code].solid > 0 else 1.0 for code in Code
@@ -286,7 +288,7 @@ def _draw_physics(
     agent = uniform(generator, recipe.agent_mm)
     if not chance(generator, recipe.agent_probability) or not protocol.startswith("t1"):
         agent = 0.0
-    flow = _draw_flow(generator, recipe, spin_echo=not gradient_echo)
+    flow = _draw_flow(generator, recipe, spin_echo=sequence.kind not in _INFLOW_KINDS)
 
     body = _draw_body(generator, recipe, field_t, gradient_echo=gradient_echo)
     means = tuple(

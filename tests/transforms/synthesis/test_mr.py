@@ -145,3 +145,24 @@ def test_anomalies_look_as_their_relaxation_says():
         assert t2.anomaly_means[0] > t2.means[Code.CORTEX] > t2.anomaly_means[1]
         t1 = draw_mr(generator(seed), CONTRASTS["t1"], spots)
         assert t1.anomaly_means[1] > t1.means[Code.WHITE] > t1.anomaly_means[0]
+
+
+def test_flow_darkens_blood_in_spin_echoes_and_may_brighten_it_in_gradient_echoes():
+    still = {"void": (1.0, 1.0), "inflow": (1.0, 1.0)}
+    for name, least, most in (("t2", 0.0, 0.36), ("t1_mprage", 0.5, 1.8), ("balanced", 0.5, 1.8)):
+        for seed in range(20):
+            recipe = CONTRASTS[name]
+            flowing = draw_mr(generator(seed), recipe).means
+            standing = draw_mr(generator(seed), replace(recipe, **still)).means
+            arterial, white = (flowing[code] / standing[code] for code in (Code.ARTERY, Code.WHITE))
+            assert least <= arterial / white <= most
+
+
+def test_anomalies_take_up_agent_by_their_kind():
+    recipe = replace(CONTRASTS["t1ce"], enhancing_probability=0.0)
+    plain = replace(recipe, agent_probability=0.0)
+    spots = [Spot("rim"), Spot("tumour")]
+    for seed in range(20):
+        before = draw_mr(generator(seed), plain, spots).anomaly_means
+        after = draw_mr(generator(seed), recipe, spots).anomaly_means
+        assert after[0] / after[1] > 1.05 * before[0] / before[1]
