@@ -34,6 +34,17 @@ same bytes whatever else is installed (lossy decoders differ in the last place).
 JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
 """JPEG Extended (Process 2 and 4): lossy, 8 or 12 bits."""
 
+BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
+"""Explicit VR Big Endian, retired."""
+
+NATIVE_SYNTAXES: Final = (
+    "1.2.840.10008.1.2",  # Implicit VR Little Endian
+    "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
+    "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
+    BIG_ENDIAN,
+)
+"""Transfer syntaxes whose pixels lie there as they are."""
+
 OVERLAY_GROUPS: Final = range(0x6000, 0x6020, 2)
 """Groups of overlay planes (DICOM PS3.3 C.9.2)."""
 
@@ -110,13 +121,39 @@ def undecodable(error: Exception) -> SeriesRefused:
 
 
 def _plain(dataset: Any) -> npt.NDArray[Any]:
-    """What pydicom decodes; of uncompressed values, the bits that hold them."""
-    stored = np.asarray(dataset.pixel_array)
+    """Uncompressed values as they lie there, the others as their decoder gives them."""
     syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
-    compressed = syntax is not None and syntax.is_encapsulated
-    if compressed or stored.dtype.kind not in "iu":
-        return stored
-    return _within_bits(stored, dataset)
+    n_bytes = int(dataset.get("BitsAllocated") or 0) // 8
+    is_native = syntax is None or str(syntax) in NATIVE_SYNTAXES
+    if not is_native or n_bytes not in (1, 2, 4) or int(dataset.get("SamplesPerPixel") or 1) > 1:
+        return np.asarray(dataset.pixel_array)
+    return _within_bits(_native(dataset, n_bytes, is_big=str(syntax) == BIG_ENDIAN), dataset)
+
+
+def _native(dataset: Any, n_bytes: int, *, is_big: bool) -> npt.NDArray[Any]:
+    """(frame, row, column) values of uncompressed pixels, every bit of them.
+
+    pydicom's own array has the bits beyond BitsStored cut off, whatever they held.
+    """
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    n_values = frames * rows * columns
+    element = dataset["PixelData"]
+    content = element.value
+    if len(content) < n_values * n_bytes:
+        raise SeriesRefused(
+            ReasonCode.TRUNCATED,
+            f"expected {n_values * n_bytes} bytes of pixels, got {len(content)}; copy anew",
+        )
+    if is_big and n_bytes == 1 and element.VR == "OW":
+        # Bytes lie in words, and words in the other order (PS3.5 section 8.1.1 and annex A.3).
+        pairs = np.frombuffer(content[: len(content) // 2 * 2], dtype=">u2").astype("<u2")
+        content = pairs.tobytes() + content[len(content) // 2 * 2 :]
+    kind = "i" if int(dataset.get("PixelRepresentation") or 0) == 1 else "u"
+    values = np.frombuffer(
+        content, dtype=f"{'>' if is_big else '<'}{kind}{n_bytes}", count=n_values
+    )
+    return values.astype(values.dtype.newbyteorder("=")).reshape(frames, rows, columns)
 
 
 def _within_bits(stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[Any]:

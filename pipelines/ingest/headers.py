@@ -259,10 +259,32 @@ def _slices(dataset: Any, path: str) -> list[SliceHeader]:
     sources = [[*_parts(frame, *shared), dataset] for frame in frames]
     values = _series_values(dataset, sources[0])
     common = {**values, **_own(dataset, path, values)}
+    if values["modality"] == "PT":
+        common["pet"] = pet_image(_Layers(sources[0]))
     return [
         SliceHeader(**{**common, "frame": index, **_settings(source), **_places(source)})
         for index, source in enumerate(sources)
     ]
+
+
+class _Layers:
+    """What answers like a data set with the value of the first source that has one.
+
+    Objects converted from classic ones keep what the standard has no macro for, such as the units
+    of PET, in the sequences of unassigned attributes (PS3.3 C.7.6.16.2.25).
+    """
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        self._sources = sources
+
+    def get(self, keyword: str) -> Any:
+        return _first(self._sources, keyword)
+
+    def __contains__(self, tag: object) -> bool:
+        return any(tag in source for source in self._sources)
+
+    def __getitem__(self, tag: Any) -> Any:
+        return next(source[tag] for source in self._sources if tag in source)
 
 
 def _parts(*groups: Any) -> list[Any]:

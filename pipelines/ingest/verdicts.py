@@ -61,6 +61,12 @@ VOLUME_SOP_CLASSES = {
 }
 """SOP classes whose slices can be stacked."""
 
+SCREEN_TYPES = frozenset({"SCREEN SAVE", "DOSE_INFO", "DOSE REPORT", "PATIENT PROTOCOL"})
+"""Words of ImageType (0008,0008) of pictures of a console, dose reports above all."""
+
+PLANNING_TYPES = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY"})
+"""Words of ImageType (0008,0008) of planning images."""
+
 LOCALIZER_WORDS = re.compile(r"locali[sz]er|scout|survey|topogram|3.?plane|(^|[^a-z])loc([^a-z]|$)")
 """How planning images are named; looked for in lower-case descriptions."""
 
@@ -125,7 +131,8 @@ def _object_verdict(header: SliceHeader) -> tuple[ReasonCode, str] | None:
         return header.problem, header.problem_detail
     if not header.has_pixels:
         return ReasonCode.NOT_AN_IMAGE, f"expected pixels, got none (modality {modality or '?'})"
-    if header.sop_class.startswith(SECONDARY_CAPTURE) or "SCREEN SAVE" in image_type:
+    screens = SCREEN_TYPES.intersection(image_type)
+    if header.sop_class.startswith(SECONDARY_CAPTURE) or screens:
         return ReasonCode.SECONDARY_CAPTURE, "a secondary capture has no place in the patient"
     if header.samples > 1 or header.photometric == "PALETTE COLOR":
         return ReasonCode.COLOUR, f"expected grey values, got {header.photometric or 'colour'}"
@@ -137,8 +144,9 @@ def _object_verdict(header: SliceHeader) -> tuple[ReasonCode, str] | None:
             f"Modality (0008,0060): expected an image of {', '.join(MODALITIES)}, got "
             f"{modality or 'nothing'}",
         )
-    if "LOCALIZER" in image_type:
-        return ReasonCode.LOCALIZER, "ImageType (0008,0008) says localizer"
+    planning = PLANNING_TYPES.intersection(image_type)
+    if planning:
+        return ReasonCode.LOCALIZER, f"ImageType (0008,0008) says {min(planning).lower()}"
     return None
 
 
