@@ -1,18 +1,18 @@
 """Which parts of the generator move the result on real scans: small networks, the same steps each.
 
 One small 3D U-Net a variant learns 13 groups of brain structures from heads rendered from
-anatomy/train, at 2 mm on a grid of 2.5 mm, each for the same number of steps from the same initial
+anatomy/train, at 2 mm on a grid of 3 mm, each for the same number of steps from the same initial
 weights and the same draws; a variant leaves out one part of the generator. Measured at the end,
 with the average of the weights over the last steps:
 
-- Dice against FreeSurfer's labels on the real skull-stripped T1 (real/labelled), mean of the groups;
+- Dice against FreeSurfer's labels on the real skull-stripped T1 (real/labelled), mean of groups;
 - agreement on real T1, T2 and FLAIR of two patients (real/ms): mean Dice between the network's own
   labels of two contrasts of one head, brought together by the data's own transforms;
 - Dice on 16 renders of anatomy/validation by the whole recipe.
 
 Real scans only measure. Run from the repository root, with the data beside the checkout::
 
-    python benchmarks/generator_ablation.py --steps 1500 --variants whole no_deformation ...
+    python benchmarks/generator_ablation.py --steps 1000 --variants whole "no texture"
 """
 
 from __future__ import annotations
@@ -28,11 +28,16 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.losses import DiceCELoss
-from monai.networks.nets import BasicUNet
+from monai.networks.nets import UNet
 from scipy import ndimage
 
 from radloom.transforms.itk_files import read_transform
-from radloom.transforms.synthesis.anatomy import Anatomy, anatomy_of_labels, coarsened
+from radloom.transforms.synthesis.anatomy import (
+    Anatomy,
+    anatomy_of_labels,
+    coarsened,
+    unpack_anatomy,
+)
 from radloom.transforms.synthesis.anomalies import AnomalyRecipe
 from radloom.transforms.synthesis.artefacts import MRAcquisitionRecipe
 from radloom.transforms.synthesis.artefacts.bias import BiasRecipe
@@ -48,8 +53,8 @@ from radloom.transforms.synthesis.sample import (
     render_sample,
 )
 
-SHAPE = (64, 80, 64)
-SPACING_MM = 2.5
+SHAPE = (48, 64, 48)
+SPACING_MM = 3.0
 GROUPS = {
     "white matter": (2, 41, 25, 57, 77, 251, 252, 253, 254, 255),
     "cortex": (3, 42),
@@ -81,9 +86,7 @@ STRIPPED = 0.4
 
 def _variants() -> dict[str, SampleRecipe]:
     acquisition = replace(WHOLE.mr_acquisition, mask=MaskRecipe(brain_probability=STRIPPED))
-    whole = replace(
-        WHOLE, mr_acquisition=replace(acquisition, nearly_clean=0.2), ct=WHOLE.ct
-    )
+    whole = replace(WHOLE, mr_acquisition=replace(acquisition, nearly_clean=0.2), ct=WHOLE.ct)
     still = DeformationRecipe(
         amplitudes_mm=(0.0,) * 4, ventricle_probability=0, extreme_probability=0
     )
@@ -164,17 +167,17 @@ def batches(
     while True:
         generator = torch.Generator().manual_seed(1_000_003 * seed + step)
         head = heads[int(torch.randint(len(heads), (), generator=generator))]
-        sample = render_sample(
-            head, draw_sample(head, recipe, generator), ("image", "label")
-        )
+        sample = render_sample(head, draw_sample(head, recipe, generator), ("image", "label"))
         yield normalised(sample["image"])[None], groups_of(sample["label"])[None]
         step += 1
 
 
-def train(heads: list[Anatomy], recipe: SampleRecipe, steps: int) -> tuple[BasicUNet, float]:
+def train(heads: list[Anatomy], recipe: SampleRecipe, steps: int) -> tuple[UNet, float]:
     """The network with the mean of the weights of the last fifth of the steps; seconds taken."""
     torch.manual_seed(0)
-    network = BasicUNet(3, 1, len(GROUPS) + 1, features=(16, 32, 48, 64, 96, 16))
+    network = UNet(
+        3, 1, len(GROUPS) + 1, (16, 32, 64, 96, 128), (2,) * 4, num_res_units=1, norm="instance"
+    )
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps, pct_start=0.1)
     loss_of = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
@@ -192,13 +195,15 @@ def train(heads: list[Anatomy], recipe: SampleRecipe, steps: int) -> tuple[Basic
         if step >= 0.8 * steps:
             average.update_parameters(network)
         if step % 100 == 0:
-            print(f"  {step} {float(loss.detach()):.3f} {time.perf_counter() - start:.0f} s", flush=True)
-    torch.optim.swa_utils.update_bn((next(source)[0] for _ in range(4)), average)
+            print(
+                f"  {step} {float(loss.detach()):.3f} {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
     return average.module.eval(), time.perf_counter() - start
 
 
 @torch.inference_mode()
-def predict(network: BasicUNet, image: torch.Tensor) -> torch.Tensor:
+def predict(network: UNet, image: torch.Tensor) -> torch.Tensor:
     """(I, J, K) groups of a (1, I, J, K) image."""
     flipped = network(normalised(image.flip(1))[None]).flip(2)
     return (network(normalised(image)[None]) + flipped)[0].argmax(0)
@@ -224,7 +229,7 @@ def centre_of(image: nib.Nifti1Image) -> np.ndarray:
     return (image.affine @ [*middle, 1])[:3]
 
 
-def real_t1(data: Path, network: BasicUNet) -> float:
+def real_t1(data: Path, network: UNet) -> float:
     folder = data / "real" / "labelled"
     image, labels = nib.load(folder / "t1_brain.nii.gz"), nib.load(folder / "t1_aseg.nii.gz")
     centre = centre_of(image)
@@ -232,7 +237,7 @@ def real_t1(data: Path, network: BasicUNet) -> float:
     return dice(predict(network, on_grid(image, centre, 1)), truth[0])
 
 
-def agreement(data: Path, network: BasicUNet) -> float:
+def agreement(data: Path, network: UNet) -> float:
     """Mean Dice between contrasts, on the FLAIR's grid."""
     scores = []
     for folder, study in (("patient03", "study2"), ("patient04", "study1")):
@@ -251,7 +256,7 @@ def agreement(data: Path, network: BasicUNet) -> float:
     return float(np.mean(scores))
 
 
-def rendered(heads: list[Anatomy], network: BasicUNet, n: int = 16) -> float:
+def rendered(heads: list[Anatomy], network: UNet, n: int = 16) -> float:
     source = batches(heads, _variants()["whole"], seed=2)
     scores = []
     for _ in range(n):
@@ -261,26 +266,31 @@ def rendered(heads: list[Anatomy], network: BasicUNet, n: int = 16) -> float:
 
 
 def load(folder: Path) -> list[Anatomy]:
-    """Every label map of a folder, at 2 mm."""
-    heads = []
-    for path in sorted(folder.glob("*.nii.gz")):
+    """Every packed anatomy of a folder, else every label map, at 2 mm; phantoms left out."""
+    heads = [
+        unpack_anatomy(path.read_bytes())
+        for path in sorted(folder.glob("*.npz"))
+        if not path.name.startswith("phantom")
+    ]
+    for path in [] if heads else sorted(folder.glob("*.nii.gz")):
         image = nib.load(path)
         labels = np.asarray(image.dataobj).astype(np.int16)
-        heads.append(coarsened(anatomy_of_labels(path.name[:-7], labels, image.affine), 2))
-    return heads
+        heads.append(anatomy_of_labels(path.name[:-7], labels, image.affine))
+    return [coarsened(head, 2) for head in heads]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--anatomies", type=Path, help="a folder with packed train and validation")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--variants", nargs="*", default=list(_variants()))
     parser.add_argument("--save", type=Path, help="a file that gets a line of JSON a variant")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train_heads = load(args.data / "anatomy" / "train")
-    other_heads = load(args.data / "anatomy" / "validation")
+    anatomies = args.anatomies or args.data / "anatomy"
+    train_heads, other_heads = load(anatomies / "train"), load(anatomies / "validation")
     print("| variant | real T1, Dice | T1/T2/FLAIR agreement | held-out renders, Dice | s |")
     print("|---|---|---|---|---|")
     for name in args.variants:
@@ -290,7 +300,10 @@ def main() -> None:
             agreement(args.data, network),
             rendered(other_heads, network),
         )
-        print(f"| {name} | " + " | ".join(f"{s:.3f}" for s in scores) + f" | {seconds:.0f} |", flush=True)
+        print(
+            f"| {name} | " + " | ".join(f"{s:.3f}" for s in scores) + f" | {seconds:.0f} |",
+            flush=True,
+        )
         if args.save:
             with args.save.open("a") as stream:
                 stream.write(json.dumps({"variant": name, "scores": scores, "s": seconds}) + "\n")

@@ -53,7 +53,9 @@ def load(path: Path) -> Anatomy:
     if path.suffix == ".npz":
         return unpack_anatomy(path.read_bytes())
     image = nib.load(path)
-    return anatomy_of_labels(path.name[:-7], np.asarray(image.dataobj).astype(np.int16), image.affine)
+    return anatomy_of_labels(
+        path.name[:-7], np.asarray(image.dataobj).astype(np.int16), image.affine
+    )
 
 
 def column(sample: dict[str, torch.Tensor], axis: int) -> Pixels:

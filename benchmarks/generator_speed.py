@@ -68,8 +68,7 @@ def main() -> None:
         "generator, pair": lambda n: pair(anatomy, n),
     }
     if not args.without_monai:
-        chain = monai_chain(anatomy)
-        runs["MONAI transforms, MR and labels"] = lambda n: chain(n)
+        runs["MONAI transforms, MR and labels"] = monai_chain(anatomy)
     if not args.without_network:
         patch = (args.patch,) * 3
         runs[f"generator, MR and labels, {args.patch}^3"] = lambda n: one(
@@ -86,9 +85,7 @@ def main() -> None:
         print(f"\ngenerator / training step: {share / taken[f'training step, {args.patch}^3']:.2f}")
 
 
-def measure(
-    runs: dict[str, Callable[[int], object]], n: int, device: str
-) -> dict[str, float]:
+def measure(runs: dict[str, Callable[[int], object]], n: int, device: str) -> dict[str, float]:
     """Median seconds of each, run in turn; the first round is not counted."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(n + 1):

@@ -42,7 +42,6 @@ RIGHT = 64
 
 _MARGIN_VOX = ((2, 2), (2, 2), (0, 2))
 """Air round the head, but none below: there the field of view cuts the neck, which goes on."""
-_SPACING_MM = 1.0
 
 
 @dataclass(frozen=True)
@@ -134,19 +133,14 @@ def anatomy_of_labels(
 
 
 def anatomy_of_phantom(name: str, head: HeadPhantom) -> Anatomy:
-    """The anatomy of a procedural head built at 1 mm.
-
-    Raises:
-        InputError: the head has another spacing.
-    """
-    if abs(head.affine[0, 0] - _SPACING_MM) > 1e-3:
-        raise InputError(f"<{name}>: expected a phantom at 1 mm, got {head.affine[0, 0]:g} mm")
+    """The anatomy of a procedural head, at the spacing it was built with."""
     main = torch.where(head.share >= 0.5, head.top, head.under).numpy()
     left = np.array([s.label[0] for s in STRUCTURES])[main]
     paired = np.array([s.label[0] != s.label[1] for s in STRUCTURES])[main]
     right = paired & (head.labels[0].numpy() != left)
     bytes_ = (main + RIGHT * right).astype(np.uint8)
-    return Anatomy(name, torch.from_numpy(np.pad(_cropped(bytes_), _MARGIN_VOX)))
+    padded = np.pad(_cropped(bytes_), _MARGIN_VOX)
+    return Anatomy(name, torch.from_numpy(padded), float(head.affine[0, 0]))
 
 
 def _as_bytes(name: str, labels: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:

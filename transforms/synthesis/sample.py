@@ -2,13 +2,13 @@
 
 ::
 
-    anatomy bytes ── edits ──┬─ codes ─> MR signal ─┐ one linear warp   ┌─ acquire_mr ─> image, clean, sigma
-                             │           HU ────────┴── and anomalies ──┴─ acquire_ct ─> ct, ct_sigma
-                             └─ nearest warp ─> structures, label        ct_hu, anomaly
+    anatomy ── edits ──┬─ codes ─> MR signal ─┐ linear warp  ┌─ acquire_mr ─> image, clean, sigma
+                       │           HU ────────┴─ anomalies ──┴─ acquire_ct ─> ct, ct_clean, ...
+                       └─ nearest warp ─> structures, label     ct_hu, anomaly
 
-`draw_sample` draws plain parameters, `render_sample` makes tensors of them: the same parameters give
-the same bytes on the same device, whatever else is asked for. A pair is two draws of one anatomy
-and the displacement between them.
+`draw_sample` draws plain parameters, `render_sample` makes tensors of them: the same parameters
+give the same bytes on the same device, whatever else is asked for. A pair is two draws of one
+anatomy and the displacement between them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from radloom.transforms.synthesis import draws
 from radloom.transforms.synthesis.anatomy import Anatomy, code_of, labels_of, mirrored
 from radloom.transforms.synthesis.anomalies import (
     AnomalyParameters,
-    Box,
     AnomalyRecipe,
+    Box,
     anomaly_map,
     anomaly_shares,
     draw_anomalies,
@@ -242,7 +242,6 @@ def render_batch(
     return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
-@torch.inference_mode()
 def render_sample(
     anatomy: Anatomy, parameters: SampleParameters, wanted: Collection[str] = TENSORS
 ) -> dict[str, torch.Tensor]:
@@ -255,8 +254,8 @@ def render_sample(
 
     Returns:
         By name, each (1, I, J, K) on the grid of the parameters:
-        ``image`` acquired MR, ``clean`` the same without noise, ``sigma`` its noise deviation (MR in
-        arbitrary units, about 1 at the 99th percentile); ``ct`` acquired CT, ``ct_clean``,
+        ``image`` acquired MR, ``clean`` the same without noise, ``sigma`` its noise deviation (MR
+        in arbitrary units, about 1 at the 99th percentile); ``ct`` acquired CT, ``ct_clean``,
         ``ct_sigma`` and ``ct_hu`` the head's true HU; ``label`` int16 of the label table;
         ``structures`` uint8 structure bytes; ``anomaly`` uint8, 0 where there is none.
 
@@ -264,11 +263,11 @@ def render_sample(
         ConfigError: parameters of another anatomy, or an unknown name in `wanted`.
     """
     _check(anatomy, parameters, wanted)
-    deformation = build_deformation(parameters.deformation, anatomy, anatomy.structures.device)
-    return _render(anatomy, parameters, deformation, wanted)
+    with torch.no_grad():
+        deformation = build_deformation(parameters.deformation, anatomy, anatomy.structures.device)
+        return _render(anatomy, parameters, deformation, wanted)
 
 
-@torch.inference_mode()
 def render_pair(
     anatomy: Anatomy, parameters: PairParameters, wanted: Collection[str] = ("image", "label")
 ) -> dict[str, torch.Tensor]:
@@ -280,22 +279,41 @@ def render_pair(
         ``displacement_mm`` (3, I, J, K), RAS: x + displacement(x) is where a point x of the fixed
         grid lies in the moving image; ``inverse_mm`` the other way, on the moving grid.
     """
+    fixed, moving = parameters.fixed, parameters.moving
     device = anatomy.structures.device
-    looks = {"fixed": parameters.fixed, "moving": parameters.moving}
-    ct = {"fixed": parameters.fixed_is_ct, "moving": parameters.moving_is_ct}
-    deformations, result = {}, {}
-    for side, look in looks.items():
-        names = {"ct" if ct[side] and name == "image" else name for name in wanted}
-        _check(anatomy, look, names)
-        deformations[side] = build_deformation(look.deformation, anatomy, device)
-        rendered = _render(anatomy, look, deformations[side], names)
-        if ct[side] and "ct" in rendered:
-            rendered["image"] = ((rendered.pop("ct") + 1000) / 2500).clamp(0, 1)
-        result |= {f"{side}_{name}": tensor for name, tensor in rendered.items()}
-    fixed, moving = deformations["fixed"], deformations["moving"]
-    result["displacement_mm"] = moving_from_fixed(fixed, moving, parameters.fixed.grid)
-    result["inverse_mm"] = moving_from_fixed(moving, fixed, parameters.moving.grid)
+    with torch.no_grad():
+        to_fixed, to_moving = (
+            build_deformation(look.deformation, anatomy, device) for look in (fixed, moving)
+        )
+        looks = (
+            ("fixed", fixed, to_fixed, parameters.fixed_is_ct),
+            ("moving", moving, to_moving, parameters.moving_is_ct),
+        )
+        result = {
+            f"{side}_{name}": tensor
+            for side, look, deformation, is_ct in looks
+            for name, tensor in _look(anatomy, look, deformation, wanted, is_ct=is_ct).items()
+        }
+        result["displacement_mm"] = moving_from_fixed(to_fixed, to_moving, fixed.grid)
+        result["inverse_mm"] = moving_from_fixed(to_moving, to_fixed, moving.grid)
     return result
+
+
+def _look(
+    anatomy: Anatomy,
+    parameters: SampleParameters,
+    deformation: Deformation,
+    wanted: Collection[str],
+    *,
+    is_ct: bool,
+) -> dict[str, torch.Tensor]:
+    """One side of a pair; where it is the CT, ``image`` is the CT from 0 to 1."""
+    names = {"ct" if is_ct and name == "image" else name for name in wanted}
+    _check(anatomy, parameters, names)
+    rendered = _render(anatomy, parameters, deformation, names)
+    if is_ct and "image" in wanted:
+        rendered["image"] = ((rendered["ct"] + 1000) / 2500).clamp(0, 1)
+    return {name: rendered[name] for name in wanted}
 
 
 def _check(anatomy: Anatomy, parameters: SampleParameters, wanted: Collection[str]) -> None:
