@@ -62,7 +62,7 @@ class AnomalyRecipe:
     )  # fmt: skip
     """How often each kind comes; "any" is of any look, "cluster" many small lesions."""
     radius_mm: Range = (1.0, 10.0)
-    """Half the size, log-uniform."""
+    """Half the size, log-uniform; some kinds are larger or smaller than others."""
     edge_mm: Range = (0.3, 3.0)
     """Over what distance the surface fades."""
     elongation: Range = (0.6, 1.6)
@@ -315,12 +315,22 @@ def _draw_centre(generator: torch.Generator, recipe: AnomalyRecipe, grid: Grid) 
     return x, y, z
 
 
-def _draw_radius(generator: torch.Generator, recipe: AnomalyRecipe) -> float:
-    return draws.log_uniform(generator, recipe.radius_mm)
+def _draw_radius(generator: torch.Generator, recipe: AnomalyRecipe, kind: str) -> float:
+    radius = draws.log_uniform(generator, recipe.radius_mm) * _SCALE.get(kind, 1.0)
+    return max(radius, recipe.radius_mm[0])
 
 
 _SCALE = MappingProxyType(
-    {"metal": 0.3, "calcification": 0.5, "air": 0.6, "oedema": 1.3, "vessel": 0.25}
+    {
+        "metal": 0.3,
+        "calcification": 0.5,
+        "air": 0.6,
+        "oedema": 1.5,
+        "vessel": 0.25,
+        "tumour": 1.5,
+        "cyst": 1.2,
+        "lesion": 0.4,
+    }
 )
 """Of the radius, for kinds that are smaller or larger than others."""
 _WHOLE = ("metal", "air")
@@ -330,7 +340,7 @@ _WHOLE = ("metal", "air")
 def _draw_alone(
     generator: torch.Generator, recipe: AnomalyRecipe, grid: Grid, kind: str
 ) -> list[AnomalyParameters]:
-    radius = max(_draw_radius(generator, recipe) * _SCALE.get(kind, 1.0), recipe.radius_mm[0])
+    radius = _draw_radius(generator, recipe, kind)
     one = _draw_one(generator, recipe, kind, _draw_centre(generator, recipe, grid), radius)
     if kind in _WHOLE:
         one = replace(one, confined=False)
@@ -344,7 +354,7 @@ def _draw_tumour(
 ) -> list[AnomalyParameters]:
     """Oedema around, solid or with a rim and a core; any of it may be missing."""
     centre = _draw_centre(generator, recipe, grid)
-    whole = _draw_one(generator, recipe, kind, centre, _draw_radius(generator, recipe))
+    whole = _draw_one(generator, recipe, kind, centre, _draw_radius(generator, recipe, kind))
     parts: list[AnomalyParameters] = []
     if draws.chance(generator, 0.5):
         around = _part(generator, whole, "oedema", draws.uniform(generator, (1.3, 1.9)))
@@ -380,7 +390,7 @@ def _draw_cluster(
     result = []
     for _ in range(n):
         x, y, z = (c + draws.normal(generator, reach / 2) for c in centre)
-        radius = max(0.4 * _draw_radius(generator, recipe), recipe.radius_mm[0])
+        radius = _draw_radius(generator, recipe, "lesion")
         one = _draw_one(generator, recipe, "lesion", (x, y, z), radius)
         result.append(replace(one, **look))
     return result

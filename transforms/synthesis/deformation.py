@@ -414,7 +414,9 @@ def _ventricle_velocity(
 ) -> torch.Tensor:
     """(3, I, J, K) in mm: along gradients of the blurred ventricles, `speed_mm` at their walls."""
     code = code_of(anatomy.structures)
-    mask = sum(code == int(one) for one in _VENTRICLES)
+    mask = torch.zeros_like(code, dtype=torch.bool)
+    for ventricle in _VENTRICLES:
+        mask |= code == int(ventricle)
     points = _apply(anatomy_from_sample, lattice.points(device))
     coarse = functional.avg_pool3d(mask[None].float(), 2)
     share = _at_points(coarse, anatomy.grid, points)
@@ -427,10 +429,10 @@ def _ventricle_velocity(
 
 
 def _speed(velocity: torch.Tensor, wall: torch.Tensor) -> torch.Tensor:
-    """Mean of the velocity across the walls, weighted with how sharp they are."""
+    """Mean of the velocity across the walls, weighted with how sharp they are; above zero."""
     sharpness = wall.norm(dim=0)
     across = (velocity * wall).sum(0)
-    return across.sum() / sharpness.sum().clamp_min(1e-6)
+    return (across.sum() / sharpness.sum().clamp_min(1e-6)).clamp_min(1e-3)
 
 
 def _at_points(coarse: torch.Tensor, grid: Grid, points: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from radloom.transforms.synthesis.deformation import (
     build_deformation,
     draw_deformation,
     moving_from_fixed,
+    sample_volume,
     warp,
 )
 from radloom.transforms.synthesis.fields import Grid
@@ -128,6 +129,30 @@ def test_displacement_between_two_draws_finds_the_same_anatomy(anatomy):
     assert same.norm(dim=-1)[inside].max() < 0.15
 
 
+def test_displacement_brings_the_moving_head_onto_the_fixed_at_real_size():
+    grid = Grid((180, 216, 190))
+    x, y, z = torch.meshgrid(*grid.axes(), indexing="ij")
+    head = (x / 76) ** 2 + (y / 96) ** 2 + (z / 85) ** 2 < 1
+    stripes = (torch.sin(x / 6) + torch.sin(y / 7) + torch.sin(z / 5) > 0) & head
+    anatomy = Anatomy("stripes", stripes.to(torch.uint8) + head.to(torch.uint8))
+    recipe = DeformationRecipe(flip_probability=0, translation_mm=(-4, 4), rotation_degrees=(-8, 8))
+    fixed, moving = drawn(anatomy, 11, recipe), drawn(anatomy, 12, recipe)
+    sample = Grid((208, 240, 216))
+    seen = [warp(anatomy.structures[None], one, anatomy, sample) for one in (fixed, moving)]
+    points = torch.stack(torch.meshgrid(*sample.axes(), indexing="ij"))
+    there = points + moving_from_fixed(fixed, moving, sample)
+    half = torch.tensor([(n - 1) / 2 for n in sample.shape]).reshape(3, 1, 1, 1)
+    back = sample_volume(seen[1], (there / half).flip(0).movedim(0, -1)[None])
+    for value in (1, 2):
+        before, after = (
+            2 * ((seen[0] == value) & (one == value)).sum()
+            / ((seen[0] == value).sum() + (one == value).sum())
+            for one in (seen[1], back)
+        )  # fmt: skip
+        assert before < 0.8
+        assert after > 0.93
+
+
 def test_flip_mirrors(anatomy):
     deformation = build_deformation(DeformationParameters(flip=True), anatomy, "cpu")
     mirrored = warp(anatomy.structures[None], deformation, anatomy, anatomy.grid)[0]
@@ -162,6 +187,12 @@ def test_push_changes_the_ventricles_and_not_the_head(anatomy, mm, low, high):
     assert volume(warped, Code.SKIN) == pytest.approx(
         volume(anatomy.structures, Code.SKIN), rel=0.05
     )
+
+
+def test_push_of_no_ventricles_moves_nothing(anatomy):
+    solid = Anatomy("solid", torch.where(anatomy.structures > 0, int(Code.SKIN), 0).byte())
+    deformation = build_deformation(DeformationParameters(ventricle_mm=3.0), solid, "cpu")
+    assert float(deformation.displacement_mm.abs().max()) < 1e-3
 
 
 def test_velocity_has_the_deviation_asked_for(anatomy):
