@@ -41,6 +41,17 @@ def test_python_snippets_run(page, tmp_path, monkeypatch):
         exec(compile(snippet, str(page), "exec"), {})
 
 
+def test_the_reference_states_the_tolerances_as_they_are():
+    from radloom.transforms import dicom
+
+    page = (REPOSITORY / "docs" / "reference" / "ingestion.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([\d.]+) \|", page, re.MULTILINE))
+    names = [n for n in vars(dicom) if n.isupper() and isinstance(getattr(dicom, n), int | float)]
+    assert {name: float(value) for name, value in rows.items()} == {
+        name: float(getattr(dicom, name)) for name in names if name != "MOST_NAMED"
+    }
+
+
 def test_the_reference_names_every_reason_code_and_whether_it_is_a_fault():
     from radloom.errors import ReasonCode
 

@@ -397,7 +397,7 @@ def _in_mm(affine: Affine, units: int, path: Path) -> Affine:
             ReasonCode.INVALID_AFFINE,
             f"<{path.name}>: xyzt_units: expected a length in m, mm or um, got code {units & 7}",
         )
-    scaled = affine.copy()
+    scaled: Affine = np.array(affine, dtype=np.float64)
     scaled[:3] *= scale
     spacing = spacing_of(scaled)
     if not (VOXEL_MM[0] <= spacing.min() and spacing.max() <= VOXEL_MM[1]):
