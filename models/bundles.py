@@ -49,6 +49,9 @@ SHIPPED = (
 
 _CONFIGS = ("inference.json", "inference.yaml", "inference.yml")
 
+_NOT_INFERENCE = ("train", "evaluate", "logging")
+"""How the names of configs start that have no part in a bundle's results."""
+
 _FILE_TRANSFORMS = ("LoadImage", "EnsureChannelFirst", "SaveImage")
 """Read, order and write files; a volume in memory is already channel first."""
 
@@ -115,8 +118,9 @@ def weights_path(folder: Path) -> Path:
     """
     path = folder / "models" / "model.pt"
     if not path.is_file():
+        advice = "; name a model of your own, or train it" if is_shipped(folder) else ""
         raise MissingWeights(
-            f"the bundle <{folder.name}> has no weights: models/model.pt is absent"
+            f"the bundle <{folder.name}> has no weights: models/model.pt is absent{advice}"
         )
     return path
 
@@ -124,10 +128,16 @@ def weights_path(folder: Path) -> Path:
 def bundle_sha256(folder: Path) -> str:
     """A hash of all that decides the bundle's results: its configs and its weights.
 
+    How it is trained, evaluated and logged does not decide them.
+
     Raises:
         MissingWeights: the bundle has no weights.
     """
-    configs = sorted(path for path in (folder / "configs").iterdir() if path.is_file())
+    configs = sorted(
+        path
+        for path in (folder / "configs").iterdir()
+        if path.is_file() and not path.name.startswith(_NOT_INFERENCE)
+    )
     return sha256_of_all([*configs, weights_path(folder)])
 
 

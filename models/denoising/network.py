@@ -1,0 +1,37 @@
+"""A denoiser that predicts the noise, in units of the noise."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+__all__ = ["NoiseResidual"]
+
+
+class NoiseResidual(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
+    """``clean = image - sigma * backbone(image, 10 sigma, detail / sigma)``.
+
+    With no noise (sigma 0) the image comes back as it was. `detail` is the image without its local
+    mean; in units of sigma it keeps faint noise apart from rounding where the backbone runs in half
+    precision.
+
+    Args:
+        backbone: (B, 3, I, J, K) -> (B, 1, I, J, K); with strides, I, J and K must be multiples.
+    """
+
+    def __init__(self, backbone: torch.nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, image_and_sigma: torch.Tensor) -> torch.Tensor:
+        """(B, 1, I, J, K) float32, the clean image.
+
+        Args:
+            image_and_sigma: (B, 2, I, J, K): the image, about 0 to 1 in the head, and the standard
+                deviation of the noise in each voxel in the same units.
+        """
+        image, sigma = image_and_sigma.float().split(1, dim=1)
+        mean = functional.avg_pool3d(image, 3, stride=1, padding=1, count_include_pad=False)
+        detail = ((image - mean) / sigma.clamp_min(1e-4)).clamp(-10, 10)
+        noise = self.backbone(torch.cat([image, 10 * sigma, detail], dim=1)).float()
+        return image - sigma * noise

@@ -1,0 +1,70 @@
+"""MR of any contrast in, classes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from radloom.models.segmentation.classes import CLASSES, class_of_label
+from radloom.models.training.pictures import Picture
+from radloom.models.training.task import Sample
+
+__all__ = ["Segmentation", "dice_per_class"]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Dice and cross-entropy over `CLASSES`; the image is normalised as nnU-Net's z-score does."""
+
+    pairs: bool = False
+    """A sample is one head."""
+    wanted: tuple[str, ...] = ("image", "label")
+    """MR as acquired, and labels of the table."""
+
+    def prepare(self, sample: Sample, generator: torch.Generator) -> dict[str, torch.Tensor]:  # noqa: ARG002 (others draw)
+        """Input: the MR with mean 0 and deviation 1."""
+        image = sample["image"].float()
+        image = (image - image.mean()) / image.std().clamp_min(1e-6)
+        return {"image": image, "classes": class_of_label(sample["label"])}
+
+    def loss(self, pred: torch.Tensor, batch: Sample) -> dict[str, torch.Tensor]:
+        """Soft Dice (background left out, over the whole batch) plus cross-entropy."""
+        from monai.losses import DiceCELoss
+
+        loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        return {"dice_ce": loss(pred, batch["classes"].long())}
+
+    def metrics(self, pred: torch.Tensor, batch: Sample) -> dict[str, torch.Tensor]:
+        """Mean Dice over the classes that are there: of the brain, and of the rest of the head."""
+        dice, there = dice_per_class(pred.argmax(1), batch["classes"][:, 0], len(CLASSES))
+        brain = torch.tensor([0 < item.label < 500 for item in CLASSES], device=dice.device)
+        head = torch.tensor([item.label >= 500 for item in CLASSES], device=dice.device)
+        return {
+            "dice_brain": _mean(dice, there & brain),
+            "dice_head": _mean(dice, there & head),
+        }
+
+    def pictures(self, pred: torch.Tensor, batch: Sample) -> list[Picture]:
+        """Image, classes found, true classes, where they differ."""
+        found, true = pred[0].argmax(0), batch["classes"][0, 0]
+        return [
+            Picture("MR", batch["image"][0, 0], -1.0, 3.0),
+            Picture("found", found, kind="labels"),
+            Picture("true", true, kind="labels"),
+            Picture("wrong", (found != true).float()),
+        ]
+
+
+def dice_per_class(
+    found: torch.Tensor, true: torch.Tensor, n_classes: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n_classes,) Dice between two maps of classes, and whether the class is in `true`."""
+    pairs = found.reshape(-1).long() * n_classes + true.reshape(-1).long()
+    table = torch.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes).float()
+    n_found, n_true = table.sum(1), table.sum(0)
+    return 2 * table.diagonal() / (n_found + n_true).clamp_min(1), n_true > 0
+
+
+def _mean(values: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    return (values * which).sum() / which.sum().clamp_min(1)

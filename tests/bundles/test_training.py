@@ -1,0 +1,111 @@
+"""Every bundle's ``train.yaml`` runs dry on the CPU, with the generator's samples, and goes on.
+
+Networks and grids are made tiny by arguments that the command line takes as well.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from radloom.errors import MissingWeights
+from radloom.models.bundles import bundles_folder, weights_path
+from radloom.models.training.ema import export_weights
+
+TINY = {
+    "head_mr_denoising": {"network_def#backbone#init_filters": 8},
+    "head_mr_registration": {
+        "network_def#backbone#channels": [4, 4, 4, 4],
+        "network_def#backbone#unet_out_channels": 4,
+        "network_def#backbone#final_conv_channels": [4],
+    },
+    "head_mr_to_ct_translation": {"network_def#backbone#init_filters": 4},
+    "brain_mr_segmentation": {"network_def#features_per_stage": [4, 4, 8, 8, 8]},
+}
+COMMON = {
+    "recipe#grid#shape": [32, 32, 32],
+    "recipe#grid#spacing_mm": [6.0, 6.0],
+    "settings#batch_size": 1,
+    "settings#validation_cases": 1,
+    "settings#log_every": 1,
+}
+MAX_WEIGHTS_BYTES = 16 * 2**20
+
+
+def config_of(name: str) -> Path:
+    return bundles_folder() / name / "configs" / "train.yaml"
+
+
+def curve(out: Path) -> list[list[str]]:
+    return [line.split("\t") for line in (out / "curve.tsv").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(TINY))
+@pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning:monai.bundle")
+def test_a_minute_on_the_cpu(name, heads, tmp_path) -> None:
+    from monai.bundle import run
+
+    begun = time.monotonic()
+    out = tmp_path / "run"
+    given = {**COMMON, **TINY[name], "dataset_dir": str(heads), "output_dir": str(out)}
+    run(config_file=str(config_of(name)), max_minutes=0.0, max_steps=5, **given)
+    assert [row[0] for row in curve(out)] == ["step", "1"]
+    run(config_file=str(config_of(name)), max_minutes=1.0, max_steps=3, **given)
+    head, *rows = curve(out)
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert all(math.isfinite(float(cell)) for row in rows for cell in row)
+    assert len({row[head.index("loss")] for row in rows}) == 3
+    metrics = json.loads((out / "validation.jsonl").read_text().splitlines()[-1])
+    assert metrics.pop("step") == 3
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert (out / "sheets" / "step-00000003.png").is_file()
+    assert torch.load(out / "model.pt", weights_only=True)
+    assert time.monotonic() - begun < 90
+
+
+@pytest.mark.slow
+def test_the_command_line_trains(heads, tmp_path) -> None:
+    arguments = {**COMMON, **TINY["brain_mr_segmentation"], "max_steps": 2, "max_minutes": 1}
+    arguments |= {"dataset_dir": heads, "output_dir": tmp_path / "run"}
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/train.yaml"]
+    for key, value in arguments.items():
+        command += [f"--{key}", str(value)]
+    folder = bundles_folder() / "brain_mr_segmentation"
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "step 2  loss" in done.stdout
+    assert len(curve(tmp_path / "run")) == 3
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_the_weights_will_fit_into_one_file_of_the_repository(name, tmp_path) -> None:
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser(yaml.safe_load(config_of(name).read_text()))
+    network = parser.get_parsed_content("network_def")
+    export_weights(network, tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").stat().st_size <= MAX_WEIGHTS_BYTES
+    trained = parser.get("network_def")
+    inference = yaml.safe_load((config_of(name).parent / "inference.yaml").read_text())
+    if "network_def" in inference:
+        assert inference["network_def"] == trained
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_a_bundle_without_weights_says_so(name) -> None:
+    folder = bundles_folder() / name
+    if (folder / "models" / "model.pt").exists():
+        pytest.skip("the weights are here")
+    with pytest.raises(MissingWeights, match=f"<{name}> has no weights.*or train it"):
+        weights_path(folder)

@@ -1,0 +1,123 @@
+"""Each task: the truth costs nothing, what is wrong costs, and metrics say how much."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from radloom.models.segmentation.classes import CLASSES, class_of_label
+from radloom.models.training.batches import draw_batches
+from radloom.models.training.pictures import sheet
+from radloom.models.training.settings import TrainingSettings
+from radloom.models.training.sources import open_source
+from radloom.models.training.tasks.denoising import Denoising
+from radloom.models.training.tasks.registration import Registration
+from radloom.models.training.tasks.segmentation import Segmentation
+from radloom.models.training.tasks.translation import Translation, tissue_classes
+from radloom.transforms.synthesis.tissues import LABEL_NAMES
+
+RECIPE = {"grid": {"shape": [24, 24, 24], "spacing_mm": [8.0, 8.0], "offset": 0.0}}
+
+
+@pytest.fixture(scope="module")
+def source(heads):
+    return open_source(str(heads), RECIPE)
+
+
+def batch_of(task, source):
+    return draw_batches(source, task, TrainingSettings(batch_size=2), 0, 0)[0]
+
+
+def truth(task, batch) -> torch.Tensor:
+    if isinstance(task, Denoising):
+        return batch["clean"]
+    if isinstance(task, Registration):
+        return batch["ddf"]
+    if isinstance(task, Translation):
+        scores = torch.nn.functional.one_hot(tissue_classes(batch["hu"])[:, 0], 3)
+        return torch.cat([batch["hu"], 50.0 * scores.movedim(-1, 1)], 1)
+    return 20.0 * torch.nn.functional.one_hot(batch["classes"][:, 0].long(), 36).movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    "task", [Denoising(), Denoising(modality="ct"), Registration(), Translation(), Segmentation()]
+)
+def test_the_truth_is_the_best_answer(task, source) -> None:
+    batch = batch_of(task, source)
+    best = truth(task, batch).float()
+    noise = torch.randn(best.shape, generator=torch.Generator().manual_seed(0))
+    worse = best + best.std() * noise
+    cost = float(sum(task.loss(best, batch).values()))
+    assert cost < 0.75 * float(sum(task.loss(worse, batch).values()))
+    if not isinstance(task, Registration):
+        assert cost < 0.02
+    worse.requires_grad_()
+    sum(task.loss(worse, batch).values()).backward()
+    assert torch.isfinite(worse.grad).all()
+    assert worse.grad.abs().max() > 0
+    assert sheet([task.pictures(best, batch)]).any()
+    assert all(bool(torch.isfinite(v)) for v in task.metrics(best, batch).values())
+
+
+def test_metrics_of_the_truth(source) -> None:
+    task = Translation()
+    batch = batch_of(task, source)
+    found = task.metrics(truth(task, batch), batch)
+    assert float(found["mae"]) == 0
+    assert float(found["dice_bone"]) == 1
+    task = Segmentation()
+    batch = batch_of(task, source)
+    assert float(task.metrics(truth(task, batch), batch)["dice_brain"]) == 1
+    task = Registration()
+    batch = batch_of(task, source)
+    found = task.metrics(truth(task, batch), batch)
+    assert float(found["dice"]) > float(found["dice_before"]) + 0.1
+    assert float(found["error_vox"]) < 0.01
+    assert float(found["folded"]) < 0.01
+    task = Denoising()
+    batch = batch_of(task, source)
+    assert float(task.metrics(batch["image"][:, :1], batch)["noise_left"]) == pytest.approx(1)
+    assert float(task.metrics(batch["clean"], batch)["noise_left"]) < 0.05
+
+
+def test_bone_counts_as_much_as_soft_tissue() -> None:
+    hu = torch.zeros(1, 1, 10, 10, 10)
+    hu[..., 0, 0, :2] = 1000
+    hu[..., 5:, :, :] = -1000
+    costs = []
+    for wrong in (hu == 1000, hu == 0):
+        pred = torch.cat([hu + 300 * wrong, torch.zeros(1, 3, 10, 10, 10)], 1)
+        costs.append(float(Translation().loss(pred, {"hu": hu})["hu"]))
+    assert costs[0] == pytest.approx(1.0)
+    assert costs[0] == pytest.approx(costs[1])
+
+
+def test_anomalies_weigh_more(source) -> None:
+    noisy = torch.zeros(1, 4, 4, 4)
+    anomaly = torch.zeros(1, 4, 4, 4, dtype=torch.uint8)
+    anomaly[0, 0, 0, 0] = 3
+    structures = torch.ones(1, 4, 4, 4, dtype=torch.uint8)
+    structures[:, 3] = 0
+    sample = {
+        "image": noisy,
+        "clean": noisy,
+        "sigma": noisy,
+        "anomaly": anomaly,
+        "structures": structures,
+    }
+    weight = Denoising().prepare(sample, torch.Generator().manual_seed(0))["weight"][0]
+    assert weight[0, 0, 0] == 4
+    assert weight[1, 0, 0] == 1
+    assert float(weight[3, 0, 0]) == pytest.approx(0.1)
+
+
+def test_every_label_of_the_table_has_a_class() -> None:
+    labels = torch.tensor(list(LABEL_NAMES))
+    found = class_of_label(labels).tolist()
+    assert [label for label, n in zip(LABEL_NAMES, found, strict=True) if n == 0] == [0]
+    for label, n in zip(LABEL_NAMES, found, strict=True):
+        assert label == CLASSES[n].label or label in CLASSES[n].merged
+        side = LABEL_NAMES[label].split()[0]
+        if side in ("left", "right"):
+            assert CLASSES[n].name.startswith(side)
+    assert len(CLASSES) == 36
