@@ -2,8 +2,9 @@
 
 The error of every ray is modelled from what it meets, then reconstructed by filtered
 back-projection and added to the picture: a polynomial of the paths through soft tissue and bone
-(Joseph and Spital 1978, doi:10.1097/00004728-197801000-00017), and for metal a measurement that
-saturates, with the noise of rays that hardly get through.
+(Joseph and Spital 1978, doi:10.1097/00004728-197801000-00017), and for metal, which attenuates
+more than the scale of HU holds, a measurement that saturates, with the noise of rays that hardly
+get through: it blooms and throws streaks.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ __all__ = [
 
 _BONE_HU = 150.0
 """Above this, the excess counts as bone."""
-_METAL_HU = 2600.0
+_METAL_HU = 2400.0
 """Above this, the excess counts as metal."""
-_METAL_PER_HU = 0.04
-"""Attenuation of metal, relative to water, for each HU above that: the scale of HU ends early."""
+_FULL_METAL_HU = 3071.0
+"""Where the scale of HU ends; metal attenuates far more."""
+_METAL_PER_HU = 0.028
+"""Attenuation of metal, relative to water, for each HU above where it starts."""
 _CALIBRATED_MM = 150.0
 """The path through water at which the scanner's correction of soft tissue is right."""
 
@@ -78,20 +81,22 @@ def draw_beam_hardening(
 def beam_hardening_error(hu: Tensor, grid: Grid, parameters: BeamHardeningParameters) -> Tensor:
     """(1, I, J, K) HU to add to `hu` (1, I, J, K)."""
     projector = Projector(grid)
-    metal = projector.coarse((hu - _METAL_HU).clamp_min_(0)) * _METAL_PER_HU
+    metal = projector.coarse((hu - _METAL_HU).clamp_(0, _FULL_METAL_HU - _METAL_HU))
+    metal = metal * _METAL_PER_HU
     bone = projector.coarse((hu - _BONE_HU).clamp_(0, _METAL_HU - _BONE_HU)) / 1000
     water = projector.coarse((hu + 1000).clamp_(0, 1000 + _BONE_HU)) / 1000
     in_water, in_bone, in_metal = projector.project(torch.cat([water, bone, metal])).chunk(3, 1)
     error = -parameters.bone_per_mm * in_bone.square()
     error -= parameters.cupping_per_mm * in_water * (in_water - _CALIBRATED_MM)
-    error += _metal_error(in_metal, parameters)
+    error += _measured_metal(in_metal, parameters)
     return projector.fine(1000 * projector.reconstruct(error))
 
 
-def _metal_error(in_metal: Tensor, parameters: BeamHardeningParameters) -> Tensor:
+def _measured_metal(in_metal: Tensor, parameters: BeamHardeningParameters) -> Tensor:
+    """What rays tell of the metal: all of it is missing from the picture, which ends at 3071 HU."""
     depth = in_metal / parameters.metal_mm
-    error = parameters.metal_mm * -torch.expm1(-depth) - in_metal
+    measured = parameters.metal_mm * -torch.expm1(-depth)
     if parameters.starvation > 0:
         noise = white_noise(tuple(in_metal.shape), parameters.seed, in_metal.device)
-        error += parameters.starvation * noise * torch.expm1(depth.clamp_max(4) / 2)
-    return error
+        measured += parameters.starvation * noise * torch.expm1(depth.clamp_max(4) / 2)
+    return measured

@@ -97,7 +97,8 @@ def g_factor(
         reach = (torch.arange(n, device=device) - (n - 1) / 2) / n
         bump -= (12 * reach**2).reshape([-1 if axis == d else 1 for d in range(3)])
     gain = bump.add_(1).sigmoid_().mul_(parameters.g_maximum - 1).add_(1)
-    return gain / gain.mean()
+    # in double precision, so that the number of threads does not show in single
+    return gain.div_(gain.mean(dtype=torch.float64))
 
 
 def magnitude_with_noise(

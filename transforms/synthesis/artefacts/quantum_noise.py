@@ -100,5 +100,7 @@ def noise_map(hu: Tensor, structures: Tensor, grid: Grid, n_slices: int) -> Tens
     density = projector.coarse((hu + 1000).clamp_(0, 3500)) / 1000
     variance = projector.backproject(torch.exp(_PER_MM * projector.project(density)))
     head = projector.coarse((structures > 0).to(hu.dtype)[None])
-    mean = (variance * head).sum() / head.sum().clamp_min(1e-3)
+    # in double precision, so that the number of threads does not show in single
+    total, share = ((v * head).sum(dtype=torch.float64) for v in (variance, torch.ones_like(head)))
+    mean = total / share.clamp_min(1e-3)
     return projector.fine((variance / mean.clamp_min(1e-3)).sqrt(), n_slices)

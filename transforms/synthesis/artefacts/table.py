@@ -63,8 +63,8 @@ def with_table(hu: Tensor, structures: Tensor, grid: Grid, table: TableParameter
     head = structures > 0
     behind = torch.where(head.any(2).any(0), y, torch.inf).amin()
     depth = behind - table.gap_mm + x[:, None] ** 2 / (2 * table.radius_mm) - y
-    hu_of_table = torch.full_like(depth, -1000.0)
-    hu_of_table[(depth >= 0) & (depth < table.thickness_mm + _FOAM_MM)] = table.foam_hu
-    hu_of_table[(depth >= 0) & (depth < table.thickness_mm)] = table.shell_hu
-    hu_of_table[x.abs() > table.half_width_mm] = -1000.0
-    return torch.where(head, hu, torch.maximum(hu, hu_of_table[..., None]))
+    below = (depth >= 0) & (x.abs() <= table.half_width_mm)[:, None]
+    holder = torch.full_like(depth, -1000.0)
+    holder.masked_fill_(below & (depth < table.thickness_mm + _FOAM_MM), table.foam_hu)
+    holder.masked_fill_(below & (depth < table.thickness_mm), table.shell_hu)
+    return torch.where(head, hu, torch.maximum(hu, holder[..., None]))

@@ -13,7 +13,8 @@ from radloom.transforms.synthesis.artefacts import (
     acquire_mr,
     draw_mr_acquisition,
 )
-from radloom.transforms.synthesis.artefacts.noise import NoiseParameters
+from radloom.transforms.synthesis.artefacts.bias import BiasRecipe
+from radloom.transforms.synthesis.artefacts.noise import NoiseParameters, NoiseRecipe
 from radloom.transforms.synthesis.artefacts.slices import SliceParameters
 from radloom.transforms.synthesis.fields import Grid
 from radloom.transforms.synthesis.parameters import from_plain, to_plain
@@ -102,6 +103,11 @@ def test_nearly_clean_pictures_have_weak_noise():
         parameters = drawn(seed, MRAcquisitionRecipe(nearly_clean=1))
         assert not effects(parameters)
         assert parameters.noise is None or parameters.noise.level <= 0.02
+
+
+def test_everything_can_be_off():
+    recipe = MRAcquisitionRecipe(nearly_clean=1, bias=BiasRecipe(0), noise=NoiseRecipe(0))
+    assert all(drawn(seed, recipe) == MRAcquisitionParameters() for seed in range(20))
 
 
 def test_lines_are_never_read_along_the_slices():
