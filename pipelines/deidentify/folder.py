@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,14 @@ from radloom.pipelines.deidentify.keys import Pseudonyms
 from radloom.pipelines.deidentify.profile import Options, load_profile, methods_of
 from radloom.pipelines.deidentify.sidecars import clean_sidecar
 from radloom.pipelines.deidentify.words import clean_words, identifier_words
+from radloom.pipelines.ingest.archives import file_that_holds, unpacked
+from radloom.pipelines.ingest.examine import look_at_folder
 from radloom.pipelines.ingest.files import home_of
 from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_pydicom
-from radloom.pipelines.ingest.scan import Found, image_stem, scan_folder
+from radloom.pipelines.ingest.scan import Found, image_stem
 from radloom.pipelines.receipts.files import write_file
 from radloom.pipelines.receipts.plain import to_json
+from radloom.pipelines.study import SeriesRecord, StudyRecord
 
 __all__ = ["FolderSummary", "Item", "deidentify_folder", "session_label", "write_crosswalk"]
 
@@ -88,17 +91,13 @@ def deidentify_folder(
     options = options or Options()
     _require_apart(folder, out)
     out.mkdir(parents=True, exist_ok=True)
+    by_holder: dict[Path, list[Found]] = defaultdict(list)
+    for looked in look_at_folder(folder):
+        by_holder[file_that_holds(folder, looked.found.path).parent].append(looked.found)
     items = []
-    for found in scan_folder(folder):
-        clean = _KINDS.get(found.kind)
-        if clean is None:
-            items.append(Item(found.path, reason=_code_of(found), detail=found.detail))
-            continue
-        try:
-            items.append(Item(found.path, clean(folder, found, out, names, options)))
-        except (NotDeidentifiable, SeriesRefused) as refusal:
-            code = getattr(refusal.code, "value", refusal.code)
-            items.append(Item(found.path, reason=code, detail=refusal.detail))
+    for several in by_holder.values():
+        items += _several(folder, several, out, names, options)
+    items.sort(key=lambda item: item.source)
     _write_tables(out, items, names, options)
     return FolderSummary(tuple(items), out)
 
@@ -132,6 +131,36 @@ def session_label(label: str, patient: str, names: Pseudonyms) -> str:
     return label if known else names.digest("session", f"{patient}\x00{label}")
 
 
+def _several(
+    folder: Path, several: Sequence[Found], out: Path, names: Pseudonyms, options: Options
+) -> list[Item]:
+    """What became of the files of one folder, and of the archives in it, unpacked for a while."""
+    plain = [f for f in several if file_that_holds(folder, f.path) == folder / f.path]
+    packed = [found for found in several if found not in plain]
+    items = [_one(folder, found, out, names, options) for found in plain]
+    if packed:
+        series = SeriesRecord("", "", "", "accepted", files=tuple(f.path for f in packed))
+        try:
+            with unpacked(StudyRecord("", "", "", folder, ()), series) as opened:
+                items += [_one(opened.root, found, out, names, options) for found in packed]
+        except SeriesRefused as refusal:
+            items += [
+                Item(f.path, reason=refusal.code.value, detail=refusal.detail) for f in packed
+            ]
+    return items
+
+
+def _one(root: Path, found: Found, out: Path, names: Pseudonyms, options: Options) -> Item:
+    clean = _KINDS.get(found.kind)
+    if clean is None:
+        return Item(found.path, reason=_code_of(found), detail=found.detail)
+    try:
+        return Item(found.path, clean(root, found, out, names, options))
+    except (NotDeidentifiable, SeriesRefused) as refusal:
+        code = getattr(refusal.code, "value", refusal.code)
+        return Item(found.path, reason=code, detail=refusal.detail)
+
+
 def _dicom(folder: Path, found: Found, out: Path, names: Pseudonyms, options: Options) -> str:
     import pydicom
 
@@ -161,6 +190,10 @@ def _image(folder: Path, found: Found, out: Path, names: Pseudonyms, options: Op
     home = home_of(folder, found.path)
     place, _, name = found.path.rpartition("/")
     stem = image_stem(name)
+    if name.lower().endswith(".hdr"):
+        raise NotDeidentifiable(
+            "pair", "a header whose voxels lie in another file; convert to .nii"
+        )
     suffix = name[len(stem) :].lower().replace(".mhd", ".mha").replace(".nhdr", ".nrrd")
     own = "_".join(w for w in stem.split("_") if not re.match(r"(sub|ses)-", w))
     identifiers = identifier_words((home.subject,))

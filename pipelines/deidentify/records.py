@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from radloom.errors import ReasonCode
+from radloom.errors import ReasonCode, SeriesRefused
 from radloom.pipelines.deidentify.dicom import IDENTIFYING, patient_of
 from radloom.pipelines.deidentify.folder import session_label
 from radloom.pipelines.deidentify.keys import Pseudonyms
@@ -158,7 +159,7 @@ def _facts(record: StudyRecord) -> _Facts:
 def _with_paths(record: StudyRecord) -> Iterator[tuple[str, _Header]]:
     for series in record.series:
         if series.reader not in ("nifti", "itk"):
-            with unpacked(record, series) as there:
+            with suppress(SeriesRefused), unpacked(record, series) as there:
                 for path in series.files:
                     yield from ((path, header) for header in _read(there.root / path))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,13 @@ import pytest
 import SimpleITK as sitk
 
 from radloom.errors import ConfigError
-from radloom.pipelines.deidentify import Options, Pseudonyms, deidentify_folder, write_crosswalk
+from radloom.pipelines.deidentify import (
+    Options,
+    Pseudonyms,
+    deidentify_folder,
+    deidentify_records,
+    write_crosswalk,
+)
 from radloom.pipelines.ingest.discovery import discover
 
 
@@ -205,3 +212,14 @@ def test_real_series_of_all_vendors_are_seen_as_before(real_data, tmp_path, name
         out = tmp_path / name
         deidentify_folder(real_data / name, out, names)
         assert seen(out) == seen(real_data / name)
+
+
+def test_archives_are_opened(planted, tmp_path, names, find_leaks):
+    (tmp_path / "packed").mkdir()
+    shutil.make_archive(str(tmp_path / "packed" / "Zwetkova"), "zip", planted)
+    summary = deidentify_folder(tmp_path / "packed", tmp_path / "out", names)
+    assert summary.n_written == 10  # DICOM alone is looked for in archives
+    assert find_leaks(tmp_path / "out") == []
+    records = deidentify_records(discover(tmp_path / "packed"), names)
+    by_subject = {record.subject: record for record in records}
+    assert by_subject[names.subject("MRN-8812345")].series[0].role == "t1ce"
