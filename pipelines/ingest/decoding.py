@@ -6,6 +6,8 @@ what its header says of them is refused.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from radloom.errors import ReasonCode, SeriesRefused
+from radloom.pipelines.ingest.elements import Unusual, read_elements
 from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_pydicom
 
 __all__ = ["decode", "open_image", "undecodable"]
@@ -34,12 +37,20 @@ same bytes whatever else is installed (lossy decoders differ in the last place).
 JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
 """JPEG Extended (Process 2 and 4): lossy, 8 or 12 bits."""
 
+PIXEL_TAG: Final = b"\xe0\x7f\x10\x00"
+"""PixelData (7FE0,0010), little-endian."""
+
+IMPLICIT: Final = "1.2.840.10008.1.2"
+"""Implicit VR Little Endian."""
+
+QUICK_SYNTAXES: Final = (IMPLICIT, "1.2.840.10008.1.2.1")
+"""Transfer syntaxes whose pixels are numpy's own numbers."""
+
 BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 """Explicit VR Big Endian, retired."""
 
 NATIVE_SYNTAXES: Final = (
-    "1.2.840.10008.1.2",  # Implicit VR Little Endian
-    "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
+    *QUICK_SYNTAXES,
     "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
     BIG_ENDIAN,
 )
@@ -55,6 +66,8 @@ def decode(file: Path) -> tuple[npt.NDArray[Any], Any]:
     Raises:
         SeriesRefused: it cannot be read or decoded, or its values break its header.
     """
+    with suppress(Unusual, *PARSE_ERRORS):
+        return _quickly(file)
     dataset = open_image(file)
     if "PixelData" not in dataset:
         raise SeriesRefused(
@@ -75,6 +88,34 @@ def decode(file: Path) -> tuple[npt.NDArray[Any], Any]:
             f"expected {expected[0]} rows of {expected[1]} grey values, got {stored.shape[1:]}",
         )
     return stored, dataset
+
+
+def _quickly(file: Path) -> tuple[npt.NDArray[Any], Any]:
+    """As `decode`, of uncompressed pixels of a file that keeps to the standard.
+
+    Raises:
+        Unusual: `decode` should look at it with pydicom, or say what is wrong with it.
+    """
+    with file.open("rb", buffering=0) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        dataset, place = read_elements(stream, size)
+        meta = dataset.file_meta
+        syntax = str(meta.get("TransferSyntaxUID", "")) if meta is not None else ""
+        if syntax not in QUICK_SYNTAXES or "ModalityLUTSequence" in dataset:
+            raise Unusual
+        n_bytes = int(dataset.get("BitsAllocated") or 0) // 8
+        if n_bytes not in (1, 2, 4) or int(dataset.get("SamplesPerPixel") or 1) > 1:
+            raise Unusual
+        stream.seek(place)
+        head = stream.read(12)
+        is_long = head[4:6] in (b"OB", b"OW")
+        if head[:4] != PIXEL_TAG or (not is_long and syntax != IMPLICIT):
+            raise Unusual
+        start = place + (12 if is_long and syntax != IMPLICIT else 8)
+        stream.seek(start)
+        content = stream.read(size - start)
+    stored = _native(dataset, content, n_bytes)
+    return _within_bits(stored, dataset), dataset
 
 
 def open_image(file: Path) -> Any:
@@ -127,33 +168,34 @@ def _plain(dataset: Any) -> npt.NDArray[Any]:
     is_native = syntax is None or str(syntax) in NATIVE_SYNTAXES
     if not is_native or n_bytes not in (1, 2, 4) or int(dataset.get("SamplesPerPixel") or 1) > 1:
         return np.asarray(dataset.pixel_array)
-    return _within_bits(_native(dataset, n_bytes, is_big=str(syntax) == BIG_ENDIAN), dataset)
+    element, is_big = dataset["PixelData"], str(syntax) == BIG_ENDIAN
+    content = element.value
+    if is_big and n_bytes == 1 and element.VR == "OW":
+        # Bytes lie in words, and words in the other order (PS3.5 section 8.1.1 and annex A.3).
+        pairs = np.frombuffer(content[: len(content) // 2 * 2], dtype=">u2").astype("<u2")
+        content = pairs.tobytes() + content[len(content) // 2 * 2 :]
+    return _within_bits(_native(dataset, content, n_bytes, is_big=is_big), dataset)
 
 
-def _native(dataset: Any, n_bytes: int, *, is_big: bool) -> npt.NDArray[Any]:
+def _native(
+    dataset: Any, content: bytes, n_bytes: int, *, is_big: bool = False
+) -> npt.NDArray[Any]:
     """(frame, row, column) values of uncompressed pixels, every bit of them.
 
     pydicom's own array has the bits beyond BitsStored cut off, whatever they held.
     """
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     frames = int(dataset.get("NumberOfFrames") or 1)
     n_values = frames * rows * columns
-    element = dataset["PixelData"]
-    content = element.value
     if len(content) < n_values * n_bytes:
         raise SeriesRefused(
             ReasonCode.TRUNCATED,
             f"expected {n_values * n_bytes} bytes of pixels, got {len(content)}; copy anew",
         )
-    if is_big and n_bytes == 1 and element.VR == "OW":
-        # Bytes lie in words, and words in the other order (PS3.5 section 8.1.1 and annex A.3).
-        pairs = np.frombuffer(content[: len(content) // 2 * 2], dtype=">u2").astype("<u2")
-        content = pairs.tobytes() + content[len(content) // 2 * 2 :]
     kind = "i" if int(dataset.get("PixelRepresentation") or 0) == 1 else "u"
-    values = np.frombuffer(
-        content, dtype=f"{'>' if is_big else '<'}{kind}{n_bytes}", count=n_values
-    )
-    return values.astype(values.dtype.newbyteorder("=")).reshape(frames, rows, columns)
+    dtype = f"{'>' if is_big else '<'}{kind}{n_bytes}"
+    values = np.frombuffer(content, dtype=dtype, count=n_values).reshape(frames, rows, columns)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _within_bits(stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[Any]:
