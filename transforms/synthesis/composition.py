@@ -9,7 +9,7 @@ that the paired images of a head agree in detail that no label shows. All number
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from types import MappingProxyType
 
@@ -132,14 +132,18 @@ def partner_values(values: Sequence[float]) -> list[float]:
     return [values[PARTNERS.get(code, code)] for code in Code]
 
 
-def compose(codes: torch.Tensor, parameters: CompositionParameters) -> Composition:
+def compose(
+    codes: torch.Tensor, parameters: CompositionParameters, *, spacing_mm: float = 1.0
+) -> Composition:
     """The shares of a head.
 
     Args:
-        codes: (I, J, K) integers, `Code` of each voxel of 1 mm, without the side.
+        codes: (I, J, K) integers, `Code` of each voxel, without the side.
         parameters: what to mix in.
+        spacing_mm: of the voxels. Depths (of skin, of bone) are counted in voxels, right at 1 mm.
     """
     p, device = parameters, codes.device
+    p = replace(p, knot_mm=p.knot_mm / spacing_mm, vessel_mm=p.vessel_mm / spacing_mm)
     shape = (codes.shape[0], codes.shape[1], codes.shape[2])
     pattern = smooth_noise(shape, _along_the_body(p.knot_mm), p.seed, device)[0]
     slopes, offsets = (torch.tensor(v, device=device) for v in _lines(p))
@@ -156,7 +160,7 @@ def compose(codes: torch.Tensor, parameters: CompositionParameters) -> Compositi
     if p.vessels_in_csf > 0:
         _mix(share, codes, Code.CSF, _vessels(pattern, p).mul_(p.vessels_in_csf))
     if p.folia > 0:
-        _cut_folia(share, codes, p)
+        _cut_folia(share, codes, p, spacing_mm)
     return Composition(share, thickness)
 
 
@@ -204,12 +208,15 @@ def _vessels(pattern: torch.Tensor, p: CompositionParameters) -> torch.Tensor:
     return squared.mul_(-1 / radius**2).add_(1.2).clamp_(0, 1)
 
 
-def _cut_folia(share: torch.Tensor, codes: torch.Tensor, p: CompositionParameters) -> None:
+def _cut_folia(
+    share: torch.Tensor, codes: torch.Tensor, p: CompositionParameters, spacing_mm: float
+) -> None:
     """Thin sheets of CSF across the cerebellar cortex, which lies in the lower part of a head."""
     low = slice(0, round(codes.shape[2] * 0.65))
     part = codes[..., low]
     shape = (part.shape[0], part.shape[1], part.shape[2])
-    sheets = smooth_noise(shape, (16.0, 7.0, 3.2), p.seed + 2, codes.device)[0]
+    knots = (16 / spacing_mm, 7 / spacing_mm, 3.2 / spacing_mm)
+    sheets = smooth_noise(shape, knots, p.seed + 2, codes.device)[0]
     fissure = sheets.abs_().mul_(-1 / 0.35).add_(1).clamp_(0, 1).mul_(p.folia)
     _mix(share[..., low], part, Code.CEREBELLAR_CORTEX, fissure)
 

@@ -231,14 +231,19 @@ def _draw_metal(generator: torch.Generator, recipe: CTRecipe) -> tuple[DentalMet
 
 
 def render_hu(
-    codes: torch.Tensor, parameters: CTParameters, composition: Composition | None = None
+    codes: torch.Tensor,
+    parameters: CTParameters,
+    composition: Composition | None = None,
+    *,
+    spacing_mm: float = 1.0,
 ) -> torch.Tensor:
     """(I, J, K) float32 CT numbers within `HU_LIMITS`, before any scanner.
 
     Args:
-        codes: (I, J, K) integers, `Code` of each voxel of 1 mm, without the side; RAS+.
+        codes: (I, J, K) integers, `Code` of each voxel, without the side; RAS+.
         parameters: the CT.
         composition: of the same voxels; None: each voxel is its structure alone.
+        spacing_mm: of the voxels.
     """
     shape = (codes.shape[0], codes.shape[1], codes.shape[2])
     index = codes.flatten().int()
@@ -251,10 +256,10 @@ def render_hu(
     if composition is not None:
         hu.addcmul_(spread(_partner_gains(parameters.means)), composition.share)
     if any(parameters.deviations):
-        texture = texture_field(shape, parameters.texture, codes.device)
+        texture = texture_field(shape, parameters.texture, codes.device, spacing_mm=spacing_mm)
         hu.addcmul_(spread(parameters.deviations), texture)
     thickness = thickness_of(codes) if composition is None else composition.thickness
-    _vary_bone(hu, codes, thickness, parameters.bone)
+    _vary_bone(hu, codes, thickness, parameters.bone, spacing_mm)
     for metal in parameters.metal:
         _fill_tooth(hu, codes, metal)
     return hu.clamp_(*HU_LIMITS)
@@ -268,29 +273,37 @@ def _partner_gains(means: Sequence[float]) -> list[float]:
 
 
 def _vary_bone(
-    hu: torch.Tensor, codes: torch.Tensor, thickness: torch.Tensor, bone: BoneParameters
+    hu: torch.Tensor,
+    codes: torch.Tensor,
+    thickness: torch.Tensor,
+    bone: BoneParameters,
+    spacing_mm: float,
 ) -> None:
     """Density along the skull and with the thickness of bone."""
     shape = (codes.shape[0], codes.shape[1], codes.shape[2])
     compact = (codes == Code.BONE).to(hu.dtype)
-    slow = smooth_noise(shape, (bone.knot_mm,) * 3, bone.seed, hu.device)[0]
+    slow = smooth_noise(shape, (bone.knot_mm / spacing_mm,) * 3, bone.seed, hu.device)[0]
     hu.addcmul_((codes == Code.MARROW).to(hu.dtype), slow, value=bone.spongy_deviation)
     change = slow.mul_(bone.compact_deviation)
     change.add_((thickness - 0.6).clamp_(0, 0.4), alpha=bone.dense_gain / 0.4)
     change.add_((thickness - 0.4).clamp_(-0.4, 0), alpha=bone.thin_loss / 0.4)
     hu.addcmul_(compact, change)
     if bone.cells > 0:
-        _pneumatise(hu, compact, thickness, bone)
+        _pneumatise(hu, compact, thickness, bone, spacing_mm)
 
 
 def _pneumatise(
-    hu: torch.Tensor, compact: torch.Tensor, thickness: torch.Tensor, bone: BoneParameters
+    hu: torch.Tensor,
+    compact: torch.Tensor,
+    thickness: torch.Tensor,
+    bone: BoneParameters,
+    spacing_mm: float,
 ) -> None:
     """Air cells in thick bone about the ears: aside, half way to the front, in the lower half."""
     n_left, n_front, n_up = hu.shape
     near = (slice(None), slice(round(0.3 * n_front), round(0.65 * n_front)), slice(0, n_up // 2))
     hu, compact, thickness = hu[near], compact[near], thickness[near]
-    noise = smooth_noise(tuple(hu.shape), (2.6,) * 3, bone.seed + 1, hu.device)[0]
+    noise = smooth_noise(tuple(hu.shape), (2.6 / spacing_mm,) * 3, bone.seed + 1, hu.device)[0]
     share = noise.sub_(NormalDist().inv_cdf(1 - bone.cells)).mul_(2).add_(0.5).clamp_(0, 1)
     share.mul_(compact).mul_((thickness - 0.6).mul_(5).clamp_(0, 1))
     aside = (torch.arange(n_left, device=hu.device) - (n_left - 1) / 2).abs() / n_left

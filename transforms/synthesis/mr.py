@@ -207,14 +207,19 @@ def draw_mr(
 
 
 def render_mr_signal(
-    codes: torch.Tensor, parameters: MRParameters, composition: Composition | None = None
+    codes: torch.Tensor,
+    parameters: MRParameters,
+    composition: Composition | None = None,
+    *,
+    spacing_mm: float = 1.0,
 ) -> torch.Tensor:
     """(I, J, K) float32 signal, before any scanner: 0 for none, about 1 for the brightest tissue.
 
     Args:
-        codes: (I, J, K) integers, `Code` of each voxel of 1 mm, without the side.
+        codes: (I, J, K) integers, `Code` of each voxel, without the side.
         parameters: the contrast.
         composition: of the same voxels; None: each voxel is its structure alone.
+        spacing_mm: of the voxels.
     """
     shape = (codes.shape[0], codes.shape[1], codes.shape[2])
     index = codes.flatten().int()
@@ -227,10 +232,10 @@ def render_mr_signal(
     if composition is not None:
         signal.addcmul_(spread(_partner_gains(parameters.means)), composition.share)
     if any(parameters.deviations):
-        texture = texture_field(shape, parameters.texture, codes.device)
+        texture = texture_field(shape, parameters.texture, codes.device, spacing_mm=spacing_mm)
         signal.addcmul_(spread(parameters.deviations), texture)
     if any(parameters.gradients):
-        knots = (parameters.gradient_mm,) * 3
+        knots = (parameters.gradient_mm / spacing_mm,) * 3
         slow = smooth_noise(shape, knots, parameters.gradient_seed, codes.device)
         signal.addcmul_(spread(parameters.gradients), slow[0])
     return signal.clamp_min_(0)

@@ -42,6 +42,12 @@ from radloom.transforms.synthesis.artefacts import (
     draw_ct_acquisition,
     draw_mr_acquisition,
 )
+from radloom.transforms.synthesis.composition import (
+    CompositionParameters,
+    CompositionRecipe,
+    compose,
+    draw_composition,
+)
 from radloom.transforms.synthesis.ct import HU_LIMITS, CTParameters, CTRecipe, draw_ct, render_hu
 from radloom.transforms.synthesis.deformation import (
     Deformation,
@@ -114,6 +120,7 @@ class SampleRecipe:
     grid: GridRecipe = field(default_factory=GridRecipe)
     deformation: DeformationRecipe = field(default_factory=DeformationRecipe)
     edits: EditRecipe = field(default_factory=EditRecipe)
+    composition: CompositionRecipe = field(default_factory=CompositionRecipe)
     anomalies: AnomalyRecipe = field(default_factory=AnomalyRecipe)
     mr: MRRecipe = field(default_factory=MRRecipe)
     ct: CTRecipe = field(default_factory=CTRecipe)
@@ -130,6 +137,7 @@ class SampleParameters:
     grid: Grid
     deformation: DeformationParameters
     edits: EditParameters
+    composition: CompositionParameters
     anomalies: tuple[AnomalyParameters, ...]
     mr: MRParameters
     ct: CTParameters
@@ -190,19 +198,22 @@ def draw_sample(
         generator: on the CPU.
     """
     grid = draw_grid(generator, recipe.grid, anatomy)
-    deformation = draw_deformation(generator, recipe.deformation)
-    return _draw_rest(
-        anatomy, recipe, generator, grid, deformation, draw_edits(generator, recipe.edits)
+    head = _Head(
+        draw_deformation(generator, recipe.deformation),
+        draw_edits(generator, recipe.edits),
+        draw_composition(generator, recipe.composition),
     )
+    return _draw_looks(anatomy, recipe, generator, grid, head)
 
 
 def draw_pair(anatomy: Anatomy, recipe: PairRecipe, generator: torch.Generator) -> PairParameters:
-    """The parameters of two looks at one anatomy: one flip, one set of edits, the rest apart."""
+    """The parameters of two looks at one anatomy: one flip, edits, composition; the rest apart."""
     fixed = draw_sample(anatomy, recipe.sample, generator)
     deformation = replace(
         draw_deformation(generator, recipe.sample.deformation), flip=fixed.deformation.flip
     )
-    moving = _draw_rest(anatomy, recipe.sample, generator, fixed.grid, deformation, fixed.edits)
+    head = _Head(deformation, fixed.edits, fixed.composition)
+    moving = _draw_looks(anatomy, recipe.sample, generator, fixed.grid, head)
     if draws.chance(generator, recipe.same_contrast_probability):
         moving = replace(moving, mr=fixed.mr, anomalies=())
     has_ct = draws.chance(generator, recipe.ct_probability)
@@ -210,20 +221,25 @@ def draw_pair(anatomy: Anatomy, recipe: PairRecipe, generator: torch.Generator) 
     return PairParameters(fixed, moving, fixed_is_ct, has_ct and not fixed_is_ct)
 
 
-def _draw_rest(
-    anatomy: Anatomy,
-    recipe: SampleRecipe,
-    generator: torch.Generator,
-    grid: Grid,
-    deformation: DeformationParameters,
-    edits: EditParameters,
+@dataclass(frozen=True)
+class _Head:
+    """What is drawn of the anatomy itself."""
+
+    deformation: DeformationParameters
+    edits: EditParameters
+    composition: CompositionParameters
+
+
+def _draw_looks(
+    anatomy: Anatomy, recipe: SampleRecipe, generator: torch.Generator, grid: Grid, head: _Head
 ) -> SampleParameters:
     anomalies = draw_anomalies(generator, recipe.anomalies, grid)
     return SampleParameters(
         anatomy=anatomy.name,
         grid=grid,
-        deformation=deformation,
-        edits=edits,
+        deformation=head.deformation,
+        edits=head.edits,
+        composition=head.composition,
         anomalies=anomalies,
         mr=draw_mr(generator, recipe.mr, anomalies),
         ct=draw_ct(generator, recipe.ct, anomalies),
@@ -345,15 +361,18 @@ def _render(
         result["label"] = labels_of(structures)
     if "anomaly" in wanted:
         result["anomaly"] = anomaly_map(shares, grid, structures.device)[None]
+    if not (_MR | _CT) & set(wanted):
+        return {name: result[name] for name in TENSORS if name in wanted}
     codes = code_of(edited)
+    mix = compose(codes, parameters.composition, spacing_mm=anatomy.spacing_mm)
     if _MR & set(wanted):
-        signal = render_mr_signal(codes, parameters.mr)
+        signal = render_mr_signal(codes, parameters.mr, mix, spacing_mm=anatomy.spacing_mm)
         signal = _seen(signal[None], anatomy, grid, sampling_grid)
         signal = paint(signal, parameters.mr.anomaly_means, parameters.mr.anomaly_deviations)
         seen = acquire_mr(signal, structures[0], grid, parameters.mr_acquisition)
         result |= {"image": seen.image, "clean": seen.clean, "sigma": seen.sigma}
     if _CT & set(wanted):
-        hu = render_hu(codes, parameters.ct)
+        hu = render_hu(codes, parameters.ct, mix, spacing_mm=anatomy.spacing_mm)
         hu = _seen(hu[None], anatomy, grid, sampling_grid)
         hu = paint(hu, parameters.ct.anomaly_means, parameters.ct.anomaly_deviations)
         result["ct_hu"] = hu.clamp_(*HU_LIMITS)

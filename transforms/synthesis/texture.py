@@ -62,13 +62,17 @@ def texture_field(
     shape: tuple[int, int, int],
     parameters: TextureParameters,
     device: torch.device | str = "cpu",
+    *,
+    spacing_mm: float = 1.0,
 ) -> torch.Tensor:
-    """(I, J, K) of mean 0 and variance about 1, on voxels of 1 mm."""
+    """(I, J, K) of mean 0 and variance about 1, on voxels of `spacing_mm`."""
     p = parameters
     fine_share = 1 - p.patch_share - p.grain_share
-    field = smooth_noise(shape, (p.patch_mm,) * 3, p.seed, device)[0].mul_(math.sqrt(p.patch_share))
+    field = smooth_noise(shape, (p.patch_mm / spacing_mm,) * 3, p.seed, device)[0].mul_(
+        math.sqrt(p.patch_share)
+    )
     if fine_share > 0:
-        fine = smooth_noise(shape, (p.fine_mm,) * 3, p.seed + 1, device)[0]
+        fine = smooth_noise(shape, (p.fine_mm / spacing_mm,) * 3, p.seed + 1, device)[0]
         field.add_(fine, alpha=math.sqrt(fine_share))
     if p.grain_share > 0:
         field.add_(white_noise(shape, p.seed + 2, device), alpha=math.sqrt(p.grain_share))
