@@ -10,17 +10,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from radloom.errors import InputError
 from radloom.transforms.synthesis import draws
 from radloom.transforms.synthesis.anatomy import code_of
+from radloom.transforms.synthesis.anomaly_looks import KINDS, draw_look
 from radloom.transforms.synthesis.draws import Range
 from radloom.transforms.synthesis.fields import Grid, smooth_noise, white_noise
+from radloom.transforms.synthesis.rotations import rotation_matrix
 from radloom.transforms.synthesis.tissues import CODES, Code
 
 __all__ = [
@@ -39,12 +39,6 @@ Point: TypeAlias = tuple[float, float, float]
 
 _WOBBLE_LIMIT = 2.5
 """Deviations of the noise that roughens a surface; cut there, so that boxes hold the shape."""
-
-KINDS = (
-    "oedema", "tumour", "rim", "core", "cyst", "haemorrhage", "calcification", "lipoma", "metal",
-    "air", "vessel", "lesion", "any",
-)  # fmt: skip
-"""What an anomaly is; `rim` is the part of a tumour that takes up contrast agent."""
 
 
 @dataclass(frozen=True)
@@ -118,37 +112,6 @@ class AnomalyParameters:
     """Parts of one thing have one number."""
     seed: int = 0
     """Of the surface's noise."""
-
-
-@dataclass(frozen=True)
-class _Look:
-    """Ranges of a kind's tissue."""
-
-    t1_ms: Range
-    t2_ms: Range
-    density: Range
-    hu: Range
-    texture: Range = (0.0, 0.1)
-
-
-_LOOKS = MappingProxyType(
-    {
-        "oedema": _Look((1200, 2200), (110, 250), (0.8, 0.95), (12, 26)),
-        "tumour": _Look((1000, 2200), (80, 200), (0.75, 0.95), (20, 55), (0.0, 0.15)),
-        "rim": _Look((1000, 1700), (70, 150), (0.75, 0.9), (30, 60), (0.0, 0.15)),
-        "core": _Look((1800, 3800), (150, 900), (0.85, 1.0), (8, 28), (0.0, 0.1)),
-        "cyst": _Look((1500, 4300), (300, 1800), (0.9, 1.0), (0, 20), (0.0, 0.02)),
-        "haemorrhage": _Look((350, 1600), (15, 180), (0.6, 0.95), (50, 90), (0.0, 0.15)),
-        "calcification": _Look((500, 1500), (1, 40), (0.1, 0.5), (100, 900), (0.0, 0.2)),
-        "lipoma": _Look((280, 420), (60, 110), (0.7, 0.95), (-120, -70)),
-        "metal": _Look((300, 1000), (0.1, 1.0), (0.0, 0.02), (2500, 3071), (0.0, 0.0)),
-        "air": _Look((1.0, 2.0), (1.0, 2.0), (0.0, 0.001), (-1000, -950), (0.0, 0.0)),
-        "vessel": _Look((1400, 2100), (1, 140), (0.4, 0.95), (40, 90), (0.0, 0.03)),
-        "lesion": _Look((1200, 2200), (100, 220), (0.78, 0.95), (16, 30), (0.0, 0.08)),
-        "any": _Look((200, 4300), (5, 1800), (0.2, 1.0), (-120, 400), (0.0, 0.2)),
-    }
-)
-"""Set: within what such tissue shows; no measurement is claimed."""
 
 
 def draw_anomalies(
@@ -278,25 +241,8 @@ def _draw_one(
         irregularity=draws.uniform(generator, recipe.irregularity),
         confined=draws.chance(generator, recipe.confined_probability),
         seed=draws.seed(generator),
-        **_draw_look(generator, kind),
+        **draw_look(generator, kind),
     )
-
-
-def _draw_look(generator: torch.Generator, kind: str) -> dict[str, Any]:
-    """The fields of `AnomalyParameters` that say what it looks like."""
-    if kind not in _LOOKS:
-        raise InputError(
-            f"expected anomalies of {', '.join((*_LOOKS, 'cluster'))}, got {kind!r}; mend the "
-            "recipe's weights"
-        )
-    look = _LOOKS[kind]
-    return {
-        "t1_ms": draws.log_uniform(generator, look.t1_ms),
-        "t2_ms": draws.log_uniform(generator, look.t2_ms),
-        "density": draws.uniform(generator, look.density),
-        "hu": draws.uniform(generator, look.hu),
-        "texture": draws.uniform(generator, look.texture),
-    }
 
 
 def _draw_centre(generator: torch.Generator, recipe: AnomalyRecipe, grid: Grid) -> Point:
@@ -372,7 +318,7 @@ def _part(
     """Of the same form and place, another size and look."""
     x, y, z = (factor * radius for radius in whole.radii_mm)
     look = AnomalyParameters(
-        kind, whole.shape, whole.centre_mm, (x, y, z), **_draw_look(generator, kind)
+        kind, whole.shape, whole.centre_mm, (x, y, z), **draw_look(generator, kind)
     )
     kept = ("rotation_degrees", "edge_mm", "irregularity", "confined", "seed")
     return replace(look, **{name: getattr(whole, name) for name in kept})
@@ -386,7 +332,7 @@ def _draw_cluster(
     low, high = recipe.cluster
     n = int(draws.uniform(generator, (low, high + 1)))
     reach = draws.uniform(generator, recipe.cluster_reach_mm)
-    look = _draw_look(generator, "lesion")
+    look = draw_look(generator, "lesion")
     result = []
     for _ in range(n):
         x, y, z = (c + draws.normal(generator, reach / 2) for c in centre)
@@ -418,19 +364,9 @@ _GROUPS: MappingProxyType[
 """Kinds that are more than one ellipsoid."""
 
 
-def _rotation(degrees: Point) -> npt.NDArray[np.float64]:
-    """(3, 3) about x, then y, then z."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    turn: npt.NDArray[np.float64] = about_z @ about_y @ about_x
-    return turn
-
-
 def _box(one: AnomalyParameters, grid: Grid) -> Box:
     """The voxels that the anomaly can reach."""
-    turn = _rotation(one.rotation_degrees)
+    turn = rotation_matrix(one.rotation_degrees)
     radii = np.array(one.radii_mm)
     if one.shape == "tube":
         radii[1] += one.bend * radii[0]
@@ -457,7 +393,7 @@ def _share(
     shape = (len(axes[0]), len(axes[1]), len(axes[2]))
     if 0 in shape:
         return torch.zeros(shape, device=device)
-    turn = _rotation(one.rotation_degrees)
+    turn = rotation_matrix(one.rotation_degrees)
     x, y, z = (
         _outer_sum([float(turn[axis, row]) * axes[axis] for axis in range(3)]) for row in range(3)
     )

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
@@ -25,6 +24,8 @@ from radloom.transforms.synthesis import draws
 from radloom.transforms.synthesis.anatomy import Anatomy, code_of
 from radloom.transforms.synthesis.draws import Range
 from radloom.transforms.synthesis.fields import Grid, blur, smooth_noise
+from radloom.transforms.synthesis.lattice import Lattice, exponential, on_device
+from radloom.transforms.synthesis.rotations import rotation_matrix
 from radloom.transforms.synthesis.tissues import Code
 
 __all__ = [
@@ -44,7 +45,6 @@ _MARGIN_MM = 32.0
 """Around the head, where the velocity falls to zero."""
 _DISPLACEMENT_SPACING_MM = 2.0
 """Between two draws it is computed this far apart."""
-_HALVINGS = 5
 _STEEPEST = 1.0
 """No velocity component changes by more than this in mm a mm: beyond it det J > 0 is at risk."""
 _VENTRICLES = (Code.VENTRICLE, Code.TEMPORAL_HORN, Code.THIRD_VENTRICLE)
@@ -143,51 +143,12 @@ def draw_deformation(
 
 
 @dataclass(frozen=True)
-class _Lattice:
-    """Knots along the axes of the sample world, and trilinear interpolation between them."""
-
-    origin_mm: tuple[float, float, float]
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float] = (_KNOT_SPACING_MM,) * 3
-
-    def points(self, device: torch.device | str) -> torch.Tensor:
-        """(I, J, K, 3) mm."""
-        axes = [
-            start + spacing * torch.arange(n, device=device, dtype=torch.float32)
-            for start, n, spacing in zip(self.origin_mm, self.shape, self.spacing_mm, strict=True)
-        ]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-
-    def interpolate(self, values: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """`values` (3, I, J, K) at `points` (..., 3) mm -> (..., 3); the border goes on outside."""
-        half = [s * (n - 1) / 2 for n, s in zip(self.shape, self.spacing_mm, strict=True)]
-        size = _on(points.device, half)
-        centre = _on(points.device, self.origin_mm) + size
-        flat = ((points - centre) / size).reshape(1, 1, 1, -1, 3).flip(-1)
-        sampled = functional.grid_sample(
-            values[None], flat, mode="bilinear", padding_mode="border", align_corners=True
-        )
-        return sampled.reshape(3, -1).T.reshape(points.shape)
-
-    def resample(self, values: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """The same on a grid, one axis after the other: (3, I, J, K) -> (3, I', J', K')."""
-        positions = grid.axes(values.device)
-        for axis in (2, 1, 0):
-            place = (positions[axis] - self.origin_mm[axis]) / self.spacing_mm[axis]
-            place = place.clamp(0, self.shape[axis] - 1)
-            knots = torch.arange(self.shape[axis], device=values.device)
-            weights = (1 - (place[:, None] - knots).abs()).clamp_min(0)
-            values = torch.matmul(weights, values.movedim(axis + 1, -2)).movedim(-2, axis + 1)
-        return values
-
-
-@dataclass(frozen=True)
 class Deformation:
     """A map from points of the sample world to points of the anatomy's world, and back."""
 
     anatomy_from_sample: Affine
     """(4, 4) the affine part M, in mm."""
-    lattice: _Lattice = field(repr=False)
+    lattice: Lattice = field(repr=False)
     displacement_mm: torch.Tensor = field(repr=False)
     """(3, I, J, K) on the lattice: exp(w)(x) - x."""
     velocity_mm: torch.Tensor = field(repr=False)
@@ -196,7 +157,7 @@ class Deformation:
     @cached_property
     def inverse_mm(self) -> torch.Tensor:
         """(3, I, J, K) on the lattice: exp(-w)(x) - x; made when first asked for."""
-        return _exponential(-self.velocity_mm, self.lattice)
+        return exponential(-self.velocity_mm, self.lattice)
 
     @property
     def flips(self) -> bool:
@@ -229,7 +190,7 @@ class Deformation:
         """
         matrix = (_normalised(anatomy.grid) @ self.anatomy_from_sample)[[2, 1, 0]]
         device = self.displacement_mm.device
-        linear = _on(device, matrix[:, :3])
+        linear = on_device(device, matrix[:, :3])
         turned = torch.tensordot(linear, self.displacement_mm, dims=([1], [0]))
         result = self.lattice.resample(turned, grid)
         for row, channel in enumerate(result):
@@ -250,7 +211,7 @@ def build_deformation(
     if parameters.ventricle_mm:
         velocity += _ventricle_velocity(parameters.ventricle_mm, anatomy, affine, lattice, device)
     velocity = _bounded(velocity * _window(lattice, device))
-    return Deformation(affine, lattice, _exponential(velocity, lattice), velocity)
+    return Deformation(affine, lattice, exponential(velocity, lattice), velocity)
 
 
 def moving_from_fixed(fixed: Deformation, moving: Deformation, grid: Grid) -> torch.Tensor:
@@ -276,9 +237,7 @@ def moving_from_fixed(fixed: Deformation, moving: Deformation, grid: Grid) -> to
             float(coarse.affine[1, 3]),
             float(coarse.affine[2, 3]),
         )
-        displacement = _Lattice(origin, coarse.shape, coarse.spacing_mm).resample(
-            displacement, grid
-        )
+        displacement = Lattice(origin, coarse.shape, coarse.spacing_mm).resample(displacement, grid)
     return displacement.contiguous()
 
 
@@ -337,12 +296,12 @@ def sample_volume(
 
 
 def _anatomy_from_sample(parameters: DeformationParameters) -> Affine:
-    x, y, z = (_rotation(axis, a) for axis, a in enumerate(parameters.rotation_degrees))
+    turn = rotation_matrix(parameters.rotation_degrees)
     shear = np.eye(3)
     shear[[0, 0, 1], [1, 2, 2]] = parameters.shear
     mirror = np.diag([-1.0 if parameters.flip else 1.0, 1.0, 1.0])
     sample_from_anatomy: Affine = np.eye(4)
-    sample_from_anatomy[:3, :3] = z @ y @ x @ shear @ np.diag(parameters.scaling) @ mirror
+    sample_from_anatomy[:3, :3] = turn @ shear @ np.diag(parameters.scaling) @ mirror
     sample_from_anatomy[:3, 3] = parameters.translation_mm
     return _inverse(sample_from_anatomy)
 
@@ -351,24 +310,13 @@ def _inverse(affine: Affine) -> Affine:
     return np.linalg.inv(affine).astype(np.float64)
 
 
-def _rotation(axis: int, degrees: float) -> npt.NDArray[np.float64]:
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    first, second = [other for other in range(3) if other != axis]
-    sign = -1.0 if axis == 1 else 1.0
-    matrix = np.eye(3)
-    matrix[first, first] = matrix[second, second] = c
-    matrix[first, second], matrix[second, first] = -sign * s, sign * s
-    return matrix
-
-
 def _apply(affine: Affine, points: torch.Tensor) -> torch.Tensor:
-    matrix = _on(points.device, affine)
-    return points @ matrix[:3, :3].T + matrix[:3, 3]
-
-
-def _on(device: torch.device | str, values: npt.ArrayLike) -> torch.Tensor:
-    """A few numbers on the device, without waiting for it."""
-    return torch.from_numpy(np.asarray(values, np.float32)).to(device, non_blocking=True)
+    """By sums, not by a matrix product, which a GPU may be told to round to 10 bits."""
+    columns = on_device(points.device, affine[:3].T)
+    result = points[..., :1] * columns[0] + columns[3]
+    for axis in (1, 2):
+        result.addcmul_(points[..., axis : axis + 1], columns[axis])
+    return result
 
 
 def _normalised(grid: Grid) -> Affine:
@@ -379,18 +327,19 @@ def _normalised(grid: Grid) -> Affine:
     return matrix
 
 
-def _lattice_over(grid: Grid, anatomy_from_sample: Affine) -> _Lattice:
+def _lattice_over(grid: Grid, anatomy_from_sample: Affine) -> Lattice:
     """Knots over the ellipsoid that fills the anatomy's box, in the sample world, and a margin."""
     half = np.array([s * (n - 1) / 2 for n, s in zip(grid.shape, grid.spacing_mm, strict=True)])
     sample_from_anatomy = _inverse(anatomy_from_sample)
     reach = np.sqrt(((sample_from_anatomy[:3, :3] * half) ** 2).sum(1)) + _MARGIN_MM
     low = sample_from_anatomy[:3, 3] - reach
     i, j, k = (math.ceil(2 * extent / _KNOT_SPACING_MM) + 1 for extent in reach)
-    return _Lattice((float(low[0]), float(low[1]), float(low[2])), (i, j, k))
+    origin = (float(low[0]), float(low[1]), float(low[2]))
+    return Lattice(origin, (i, j, k), (_KNOT_SPACING_MM,) * 3)
 
 
 def _random_velocity(
-    parameters: DeformationParameters, lattice: _Lattice, device: torch.device | str
+    parameters: DeformationParameters, lattice: Lattice, device: torch.device | str
 ) -> torch.Tensor:
     """(3, I, J, K) in mm: the sum of the scales."""
     velocity = torch.zeros((3, *lattice.shape), device=device)
@@ -409,7 +358,7 @@ def _ventricle_velocity(
     speed_mm: float,
     anatomy: Anatomy,
     anatomy_from_sample: Affine,
-    lattice: _Lattice,
+    lattice: Lattice,
     device: torch.device | str,
 ) -> torch.Tensor:
     """(3, I, J, K) in mm: along gradients of the blurred ventricles, `speed_mm` at their walls."""
@@ -439,7 +388,7 @@ def _at_points(coarse: torch.Tensor, grid: Grid, points: torch.Tensor) -> torch.
     """A field (1, i, j, k) with a voxel for each 2 x 2 x 2 of `grid`, at points of its world."""
     half = [s * (n - n % 2) / 2 for n, s in zip(grid.shape, grid.spacing_mm, strict=True)]
     off = [-s * (n % 2) / 2 for n, s in zip(grid.shape, grid.spacing_mm, strict=True)]
-    normal = (points - _on(points.device, off)) / _on(points.device, half)
+    normal = (points - on_device(points.device, off)) / on_device(points.device, half)
     return functional.grid_sample(coarse[None], normal.flip(-1)[None], align_corners=False)[0]
 
 
@@ -452,7 +401,7 @@ def _gradient(smooth: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def _window(lattice: _Lattice, device: torch.device | str) -> torch.Tensor:
+def _window(lattice: Lattice, device: torch.device | str) -> torch.Tensor:
     """(I, J, K) one over the head, smoothly zero at the ends of the margin."""
     result = torch.ones((), device=device)
     for axis, n in enumerate(lattice.shape):
@@ -470,30 +419,3 @@ def _bounded(velocity: torch.Tensor) -> torch.Tensor:
         _KNOT_SPACING_MM
     )
     return velocity * (_STEEPEST / steepest.clamp_min(_STEEPEST))
-
-
-def _exponential(velocity: torch.Tensor, lattice: _Lattice) -> torch.Tensor:
-    """(3, I, J, K) displacement in mm of the flow along `velocity` from time 0 to 1.
-
-    The first step is by the midpoint rule; displacements are kept in the units of `grid_sample`.
-    """
-    to_normal = _per_axis(velocity, [2 / (_KNOT_SPACING_MM * (n - 1)) for n in lattice.shape])
-    knots = [torch.linspace(-1, 1, n, device=velocity.device) for n in lattice.shape]
-    still = torch.stack(torch.meshgrid(*knots, indexing="ij"))
-    step = velocity * to_normal / 2**_HALVINGS
-    step = _looked_up(step, still + step / 2)
-    for _ in range(_HALVINGS):
-        step = step + _looked_up(step, still + step)
-    return step / to_normal
-
-
-def _looked_up(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """(3, I, J, K) values at (3, I, J, K) normalised places, trilinear, border repeated."""
-    where = places.flip(0).movedim(0, -1)[None]
-    return functional.grid_sample(
-        values[None], where, mode="bilinear", padding_mode="border", align_corners=True
-    )[0]
-
-
-def _per_axis(like: torch.Tensor, values: list[float]) -> torch.Tensor:
-    return _on(like.device, values).reshape(3, 1, 1, 1)

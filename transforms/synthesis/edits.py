@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import torch
-from torch.nn import functional
 
 from radloom.errors import InputError
 from radloom.transforms.synthesis import draws
 from radloom.transforms.synthesis.anatomy import RIGHT
 from radloom.transforms.synthesis.draws import Range
 from radloom.transforms.synthesis.fields import Grid, smooth_noise
+from radloom.transforms.synthesis.masks import enclosed, grown, is_any, near
 from radloom.transforms.synthesis.tissues import Code
 
 __all__ = [
@@ -317,12 +317,12 @@ def _edit_sulci(structures: torch.Tensor, change: PatchParameters, grid: Grid) -
 
 
 def _widen(structures: torch.Tensor, where: torch.Tensor) -> None:
-    fluid = _grown(_is_any(structures, _FLUID))
+    fluid = grown(is_any(structures, _FLUID))
     code = structures & (RIGHT - 1)
     for grey, white in _GREY_AND_WHITE:
         cortex = code == grey
         goes = cortex & fluid & where
-        bare = (code == white) & _grown(goes, cube=True)
+        bare = (code == white) & grown(goes, cube=True)
         structures.masked_fill_(goes, int(Code.CSF))
         structures.add_(bare, alpha=int(grey) - int(white))
 
@@ -331,23 +331,23 @@ def _narrow(structures: torch.Tensor, where: torch.Tensor) -> None:
     free = (structures == Code.CSF) & where
     for grey, _ in _GREY_AND_WHITE:
         for side in (0, RIGHT):
-            near = _grown(structures == int(grey) + side)
+            near = grown(structures == int(grey) + side)
             structures.masked_fill_(free & near, int(grey) + side)
 
 
 def _edit_fat(structures: torch.Tensor, change: PatchParameters, grid: Grid) -> None:
     """Fat below the skin grows into the muscle, or the other way; deep fat stays."""
     where = _patches(grid, change.share, change.seed, structures.device)
-    where &= _near(structures == Code.SKIN, _FAT_DEPTH_MM, grid)
+    where &= near(structures == Code.SKIN, _FAT_DEPTH_MM, grid)
     gains, loses = (Code.FAT, Code.MUSCLE) if change.steps > 0 else (Code.MUSCLE, Code.FAT)
     for step in range(abs(change.steps)):
-        fresh = _grown(structures == gains, cube=step % 2 == 1) & (structures == loses) & where
+        fresh = grown(structures == gains, cube=step % 2 == 1) & (structures == loses) & where
         structures.masked_fill_(fresh, int(gains))
 
 
 def _edit_skull(structures: torch.Tensor, change: SkullParameters, grid: Grid) -> None:
     """The vault alone: face, base and neck keep their bone."""
-    vault = _near(_is_any(structures, (Code.CORTEX, Code.WHITE)), _VAULT_MM, grid)
+    vault = near(is_any(structures, (Code.CORTEX, Code.WHITE)), _VAULT_MM, grid)
     vault &= _cosine(_from_brain(structures, grid), _UP) > _VAULT_COSINE
     for steps, beside, filling in (
         (change.outer, _SOFT, Code.MUSCLE),
@@ -363,14 +363,14 @@ def _thicken(
     structures: torch.Tensor, steps: int, beside: Iterable[int], vault: torch.Tensor
 ) -> None:
     """Bone grows into what lies beside it, and the marrow within the bone."""
-    bone = _is_any(structures, _BONE)
+    bone = is_any(structures, _BONE)
     for step in range(steps):
-        fresh = _grown(bone, cube=step % 2 == 1) & _is_any(structures, beside) & vault
+        fresh = grown(bone, cube=step % 2 == 1) & is_any(structures, beside) & vault
         structures.masked_fill_(fresh, int(Code.BONE))
         bone |= fresh
-    inside = ~_grown(_grown(~bone), cube=True) & vault
+    inside = ~grown(grown(~bone), cube=True) & vault
     for _ in range(steps):
-        fresh = _grown(structures == Code.MARROW) & (structures == Code.BONE) & inside
+        fresh = grown(structures == Code.MARROW) & (structures == Code.BONE) & inside
         structures.masked_fill_(fresh, int(Code.MARROW))
 
 
@@ -378,35 +378,35 @@ def _thin(
     structures: torch.Tensor, beside: Iterable[int], filling: Code, vault: torch.Tensor
 ) -> None:
     """The layer beside goes where more bone lies behind it; marrow laid bare becomes bone."""
-    bone = _is_any(structures, _BONE)
-    layer = bone & _grown(_is_any(structures, beside)) & vault
-    kept = _grown(bone & ~_grown(~bone))
+    bone = is_any(structures, _BONE)
+    layer = bone & grown(is_any(structures, beside)) & vault
+    kept = grown(bone & ~grown(~bone))
     structures.masked_fill_(layer & kept, int(filling))
-    left = _is_any(structures, _BONE)
-    structures.masked_fill_((structures == Code.MARROW) & _grown(~left) & vault, int(Code.BONE))
+    left = is_any(structures, _BONE)
+    structures.masked_fill_((structures == Code.MARROW) & grown(~left) & vault, int(Code.BONE))
 
 
 def _pneumatise(structures: torch.Tensor, change: PatchParameters, grid: Grid) -> None:
     """Air cells within frontal bone or mastoids, with a wall of bone."""
-    bone = _is_any(structures, _BONE)
-    inside = bone & ~_grown(~bone, cube=True)
+    bone = is_any(structures, _BONE)
+    inside = bone & ~grown(~bone, cube=True)
     cells = _patches(grid, change.share, change.seed, bone.device, knots_mm=6.0)
     offsets = _from_brain(structures, grid)
     directions, degrees = ((_FRONTAL,), 22.0) if change.steps == 0 else (_MASTOIDS, 20.0)
     place = torch.zeros_like(bone)
     for direction in directions:
         place |= _cosine(offsets, direction) > math.cos(math.radians(degrees))
-    place &= _near(_is_any(structures, _BRAIN), _CELLS_MM, grid)
+    place &= near(is_any(structures, _BRAIN), _CELLS_MM, grid)
     structures.masked_fill_(inside & cells & place, int(Code.CAVITY))
 
 
 def _fill_cavities(structures: torch.Tensor, change: CavityParameters, grid: Grid) -> None:
     """Air that has head on all sides but below."""
-    air = _enclosed(_is_any(structures, (Code.AIR, Code.CAVITY)))
+    air = enclosed(is_any(structures, (Code.AIR, Code.CAVITY)))
     filled = air & _patches(grid, change.share, change.seed, structures.device)
     wall = ~air
     for step in range(change.swelling):
-        wall = _grown(wall, cube=step % 2 == 1)
+        wall = grown(wall, cube=step % 2 == 1)
     structures.masked_fill_(filled | (air & wall), int(Code.MUCOSA))
 
 
@@ -418,7 +418,7 @@ def _resect(structures: torch.Tensor, change: ResectionParameters, grid: Grid) -
     ]
     noise = _noise(grid, 14.0, change.seed, structures.device)
     radius = change.radius_mm * (1 + 0.18 * noise)
-    gone = (_outer_sum(squares) < radius**2) & _is_any(structures, _BRAIN)
+    gone = (_outer_sum(squares) < radius**2) & is_any(structures, _BRAIN)
     structures.masked_fill_(gone, int(Code.CSF))
     if change.air:
         level = offsets[2] > change.distance_mm * change.direction[2]
@@ -431,47 +431,7 @@ def _open_skull(structures: torch.Tensor, change: FlapParameters, grid: Grid) ->
     half = math.radians(change.half_degrees)
     off = torch.acos(_cosine(offsets, change.direction).clamp(-1, 1)) - half * (1 + 0.08 * noise)
     inside = (off.abs() < 0.025) if change.returned else (off < 0)
-    structures.masked_fill_(inside & _is_any(structures, _BONE), change.filling)
-
-
-def _is_any(structures: torch.Tensor, codes: Iterable[int]) -> torch.Tensor:
-    """(I, J, K) bool: of one of the codes, on either side."""
-    code = structures & (RIGHT - 1)
-    result = torch.zeros_like(structures, dtype=torch.bool)
-    for first, last in _runs(codes):
-        result |= (code == first) if first == last else (code >= first) & (code <= last)
-    return result
-
-
-def _runs(codes: Iterable[int]) -> list[tuple[int, int]]:
-    """Codes as first and last of each run without a gap: comparing is faster than looking up."""
-    runs: list[tuple[int, int]] = []
-    for code in sorted(int(code) for code in codes):
-        if runs and runs[-1][1] == code - 1:
-            runs[-1] = (runs[-1][0], code)
-        else:
-            runs.append((code, code))
-    return runs
-
-
-def _grown(mask: torch.Tensor, *, cube: bool = False) -> torch.Tensor:
-    """`mask` and the neighbours across faces; with `cube` also across edges and corners."""
-    result = mask.clone()
-    for axis, n in enumerate(mask.shape):
-        before = result.clone() if cube else mask
-        result.narrow(axis, 1, n - 1).logical_or_(before.narrow(axis, 0, n - 1))
-        result.narrow(axis, 0, n - 1).logical_or_(before.narrow(axis, 1, n - 1))
-    return result
-
-
-def _near(mask: torch.Tensor, distance_mm: float, grid: Grid) -> torch.Tensor:
-    """Voxels within about this distance of the mask, found on cells of 4 voxels."""
-    steps = max(round(distance_mm / (4 * grid.spacing_mm[0])), 1)
-    coarse = functional.max_pool3d(mask[None, ::2, ::2, ::2].float(), 2, ceil_mode=True)
-    wide = functional.max_pool3d(coarse, 2 * steps + 1, 1, steps)[0] > 0
-    for axis, n in enumerate(mask.shape):
-        wide = wide.repeat_interleave(4, axis).narrow(axis, 0, n)
-    return wide
+    structures.masked_fill_(inside & is_any(structures, _BONE), change.filling)
 
 
 def _patches(
@@ -491,7 +451,7 @@ def _noise(grid: Grid, knots_mm: float, seed: int, device: torch.device) -> torc
 
 def _from_brain(structures: torch.Tensor, grid: Grid) -> list[torch.Tensor]:
     """Three tensors that broadcast to (I, J, K): mm from the middle of the brain."""
-    brain = _is_any(structures[::4, ::4, ::4], _BRAIN).float()
+    brain = is_any(structures[::4, ::4, ::4], _BRAIN).float()
     total = brain.sum().clamp_min(1)
     lines = []
     for axis, positions in enumerate(grid.axes(structures.device)):
@@ -509,18 +469,3 @@ def _cosine(offsets: list[torch.Tensor], direction: Point) -> torch.Tensor:
     """(I, J, K) of the angle between the offsets and the direction."""
     along = _outer_sum([o * d for o, d in zip(offsets, direction, strict=True)])
     return along / _outer_sum([o * o for o in offsets]).sqrt().clamp_min(1e-3)
-
-
-def _enclosed(air: torch.Tensor) -> torch.Tensor:
-    """Air between head on both sides along x and y, and with head above."""
-    result = air
-    for axis, n in enumerate(air.shape):
-        place = torch.arange(n, device=air.device, dtype=torch.int16)
-        place = place.reshape([-1 if a == axis else 1 for a in range(3)])
-        solid = ~air
-        last = (solid * place).amax(axis, keepdim=True)
-        result = result & (place < last)
-        if axis < 2:
-            first = n - (solid * (n - place)).amax(axis, keepdim=True)
-            result = result & (place > first)
-    return result
