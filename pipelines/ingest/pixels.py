@@ -80,7 +80,7 @@ def _read(record: StudyRecord, series: SeriesRecord, *, with_facts: bool) -> Rea
         part = replace(part, slices=in_floating_point(part.slices))
     files = [record.root / path for path in series.files]
     if series.reader == "dcm2niix":
-        array, affine = _by_dcm2niix(part, files)
+        array, affine = _mosaics(part, files)
     elif series.reader == "straightening":
         array, affine = _straightened(part, files)
     else:
@@ -261,23 +261,36 @@ def _shape_of(part: Part) -> tuple[int, int, int]:
     return _geometry_of(part).shape
 
 
-def _by_dcm2niix(part: Part, files: Sequence[Path]) -> tuple[npt.NDArray[np.float32], Affine]:
-    """(I, J, K) or (T, I, J, K) and its affine."""
-    array, affine = convert_with_dcm2niix(files)
-    if array.ndim not in (3, 4):
-        raise SeriesRefused(ReasonCode.NOT_AN_IMAGE, f"dcm2niix: got shape {array.shape}")
-    n_volumes = array.shape[3] if array.ndim == 4 else 1
-    if n_volumes != part.n_volumes:
+def _mosaics(part: Part, files: Sequence[Path]) -> tuple[npt.NDArray[np.float32], Affine]:
+    """(I, J, K) or (T, I, J, K) from Siemens mosaics, a file a volume, and its affine.
+
+    Whether slices run along the normal or against it is for dcm2niix to say, from the first file;
+    its voxels must be those that the tiles give.
+    """
+    first, affine = convert_with_dcm2niix(files[:1])
+    if first.ndim != 3:
+        raise SeriesRefused(ReasonCode.NOT_AN_IMAGE, f"dcm2niix: got shape {first.shape}")
+    expected = _mosaic_affine(affine, _geometry_of(part).affine)
+    first, affine = _onto(first, affine, expected)
+    array = np.empty((part.n_volumes, *_shape_of(part)), dtype=np.float32)
+    for number, (header, file) in enumerate(zip(part.slices, files, strict=True)):
+        stored, dataset = decode(file)
+        array[number] = _untiled(_rescaled(header, stored, dataset), _shape_of(part))
+    if not np.allclose(array[0], first, rtol=1e-6, atol=0):
         raise SeriesRefused(
-            ReasonCode.UNREADABLE,
-            f"dcm2niix: expected {part.n_volumes} volumes, got {n_volumes}",
+            ReasonCode.UNREADABLE, "a mosaic: dcm2niix finds other voxels in it than its tiles hold"
         )
-    if part.geometry is not None:
-        expected = part.geometry.affine
-        if part.slices[0].mosaic:
-            expected = _mosaic_affine(affine, expected)
-        array, affine = _onto(array, affine, expected)
-    return (np.moveaxis(array, -1, 0) if array.ndim == 4 else array), affine
+    return (array[0] if part.n_volumes == 1 else array), affine
+
+
+def _untiled(
+    values: npt.NDArray[np.float64], shape: tuple[int, int, int]
+) -> npt.NDArray[np.float64]:
+    """(I, J, K) from one (row, column) picture of tiles, row by row in a square."""
+    i, j, k = shape
+    side = values.shape[0] // j
+    tiles = values[: side * j, : side * i].reshape(side, j, side, i)
+    return tiles.transpose(0, 2, 1, 3).reshape(side * side, j, i)[:k].transpose(2, 1, 0)
 
 
 def _mosaic_affine(affine: Affine, expected: Affine) -> Affine:

@@ -29,6 +29,7 @@ from radloom.pipelines.ingest.splitting import (
 from radloom.pipelines.ingest.units import units_of
 from radloom.transforms.dicom import (
     MIN_SLICES,
+    TILT_TOLERANCE_MM,
     StackGeometry,
     group_by_orientation,
     group_by_position,
@@ -327,6 +328,8 @@ def _four_d(
             f"got {counts[0]} images at each: nothing tells for certain which belong together",
         )
     geometry = stack_geometry(planes_of(found.volumes[0]))
+    for images in zip(*found.volumes, strict=True):
+        _require_one_place(images)
     units_of(slices)
     ordered = tuple(header for column in zip(*found.volumes, strict=True) for header in column)
     return Part(
@@ -338,11 +341,35 @@ def _four_d(
     )
 
 
+def _require_one_place(images: Sequence[SliceHeader]) -> None:
+    """Nothing, if the images of one slice position lie at one place in their plane too.
+
+    Raises:
+        SeriesRefused: they do not, as where a sequence followed the head's motion.
+    """
+    positions = np.asarray([plane.position_lps for plane in planes_of(images)])
+    apart = float(np.linalg.norm(positions - positions[0], axis=1).max())
+    if apart > TILT_TOLERANCE_MM:
+        raise SeriesRefused(
+            ReasonCode.MISSING_GEOMETRY,
+            "ImagePositionPatient (0020,0032): expected the volumes of a series at one place, got "
+            f"some {apart:.2f} mm apart: one image cannot say where each lies",
+        )
+
+
 _UNITS_OF_4D = {"diffusion": "diffusion weighting", "time_series": "moment"}
 
 
 def _mosaic_parts(slices: Sequence[SliceHeader]) -> list[Part]:
-    """Siemens mosaics: each file is a whole volume, laid out in tiles."""
+    """Siemens mosaics: each file is a whole volume, laid out in tiles.
+
+    Raises:
+        SeriesRefused: their grid is not certain.
+    """
+    for split in SPLITS:
+        groups = split.groups(slices)
+        if len(groups) > 1:
+            return _split(split, groups)
     numbers = {h.mosaic for h in slices}
     if len(numbers) > 1 or 0 in numbers:
         raise SeriesRefused(
@@ -357,6 +384,7 @@ def _mosaic_parts(slices: Sequence[SliceHeader]) -> list[Part]:
             "SpacingBetweenSlices (0018,0088), got neither or one of them",
         )
     require_alike(planes_of(slices))
+    _require_one_place(slices)
     geometry = mosaic_plane(planes_of(slices)[0], number, spacing)
     kind: PartKind = "volume"
     if is_diffusion(slices):
@@ -364,7 +392,8 @@ def _mosaic_parts(slices: Sequence[SliceHeader]) -> list[Part]:
     elif len(slices) > 1:
         kind = "time_series"
     ordered = tuple(sorted(slices, key=lambda h: (h.instance_number, h.path)))
-    return [Part(ordered, kind=kind, geometry=geometry, n_volumes=len(slices))]
+    detail = f"{len(slices)} volumes, a mosaic each" if len(slices) > 1 else ""
+    return [Part(ordered, kind=kind, detail=detail, geometry=geometry, n_volumes=len(slices))]
 
 
 def volumes_of(part: Part) -> list[tuple[SliceHeader, ...]]:

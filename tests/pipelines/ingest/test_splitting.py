@@ -233,3 +233,54 @@ def test_three_directions_of_many_slices_are_named_by_their_planes(tmp_path, ser
         )  # fmt: skip
     (study,) = discover(tmp_path)
     assert sorted(s.entities["acq"] for s in study.series) == sorted(planes)
+
+
+@pytest.mark.parametrize("shift", [0.05, 1.5])
+def test_moments_that_lie_beside_each_other_never_make_one_image(tmp_path, series, shift):
+    for number in range(2):
+        series(
+            tmp_path, series_uid="1.2.9", names=f"{number}_{{}}".format, seed=number,
+            origin=(-30.0 + shift * number, 20.0, 5.0), TemporalPositionIdentifier=number + 1,
+        )  # fmt: skip
+    (study,) = discover(tmp_path)
+    found = [(s.status, s.reason) for s in study.series]
+    alike = shift < 0.1
+    assert found == [("accepted", "time_series") if alike else ("rejected", "missing_geometry")]
+
+
+def mosaics(folder: Path, series, n: int, tiles: int = 7, **tags) -> np.ndarray:
+    """`n` mosaics of `tiles` slices of 8 by 8, with a private element that says how many."""
+
+    def edit(dataset, k):
+        block = dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+        block.add_new(0x0A, "US", tiles)
+        dataset.ImagePositionPatient = [-24.0, -24.0, 5.0]
+        dataset.InstanceNumber = dataset.AcquisitionNumber = k + 1 + tags.get("seed", 0) * n
+        dataset.SpacingBetweenSlices = 3
+
+    kind = tags.pop("kind", "M")
+    return series(
+        folder, series_uid="1.2.9", n=n, rows=24, columns=24, spacing=(2, 2), edit=edit,
+        ImageType=["ORIGINAL", "PRIMARY", kind, "ND", "MOSAIC"], Manufacturer="SIEMENS",
+        names=f"{kind}{{}}".format, **tags,
+    )  # fmt: skip
+
+
+def test_mosaics_are_taken_apart_and_magnitude_is_kept_from_phase(tmp_path, series):
+    stored = {
+        label: mosaics(tmp_path, series, 3, kind=kind, seed=seed)
+        for seed, (kind, label) in enumerate((("M", "mag"), ("P", "phase")))
+    }
+    (study,) = discover(tmp_path)
+    assert [(s.status, s.reason) for s in study.series] == [("split", "time_series")] * 2
+    for record in study.series:
+        volume = read_series(study, record)
+        assert volume.shape == (3, 8, 8, 7)
+        picture = stored[record.entities["part"]]
+        for t, k in itertools.product(range(3), range(7)):
+            row, column = divmod(k, 3)
+            tile = picture[column * 8 : column * 8 + 8, row * 8 : row * 8 + 8, t]
+            np.testing.assert_array_equal(array_of(volume)[t, :, :, k], tile)
+        corner = np.array([-24.0 + 16, -24.0 + 16, 5.0])
+        found = flip_lps_ras(affine_of(volume))[:3, 3]
+        np.testing.assert_allclose(found, corner, atol=1e-4)
