@@ -13,10 +13,12 @@ https://qibawiki.rsna.org/index.php/Standardized_Uptake_Value_(SUV)), in its rob
    a. The moment that START stands for is SeriesDate and SeriesTime, unless it is later than the
       earliest AcquisitionDate and AcquisitionTime: a series made after the scan has a new time.
    b. Then it is the scan's date and time in GE's private (0009,100D), where that is;
-   c. else it is computed back from each image: AcquisitionTime, less FrameReferenceTime
-      (0054,1300), plus the moment of the average count rate within the frame, which is
-      ln(d / (1 - exp(-d))) / lambda after its start, where lambda = ln 2 / half-life and d =
-      lambda * ActualFrameDuration (0018,1242). All images must give the same moment. The
+   c. else, for Siemens, it is computed back from each image: AcquisitionTime, less
+      FrameReferenceTime (0054,1300), plus the moment of the average count rate within the frame,
+      which is ln(d / (1 - exp(-d))) / lambda after its start, where lambda = ln 2 / half-life and
+      d = lambda * ActualFrameDuration (0018,1242). All images must give the same moment. Others'
+      FrameReferenceTime means other things (Philips has AcquisitionTime of the frame beside it on
+      some scanners and of the scan on others; GE writes zero), so that they are refused. The
       pseudo-code allows the earliest AcquisitionTime too, and says that it is wrong for some
       series; it is not taken here.
    d. Injection is RadiopharmaceuticalStartDateTime (0018,1078), else RadiopharmaceuticalStartTime
@@ -53,6 +55,9 @@ T = TypeVar("T", bound=Hashable)
 
 DAY_S = 86400.0
 
+SIEMENS = ("SIEMENS", "CPS", "CTI")
+"""How Siemens and the companies that built its first PET scanners sign."""
+
 CLOCK_TOLERANCE_S = 1.0
 """How much later than the acquisition a series may begin and still be its own scan: Siemens writes
 both from clocks that differ by some microseconds, and times are often cut to whole seconds."""
@@ -77,6 +82,8 @@ class PetImage:
     """What one PET image's header says that SUV depends on, as written; empty or None if absent."""
 
     units: str = ""
+    maker: str = ""
+    """Manufacturer (0008,0070), in capitals."""
     suv_type: str = ""
     corrected: tuple[str, ...] = ()
     """CorrectedImage (0028,0051)."""
@@ -151,7 +158,7 @@ def activity_scale(images: Sequence[PetImage]) -> PetScale:
 def suv_scale(images: Sequence[PetImage]) -> PetScale:
     """Factors to SUVbw for the images of one series; see the module for the steps.
 
-    >>> image = PetImage("BQML", "", ("ATTN", "DECY"), "START", 70.0, 1, 370e6, 6586.2,
+    >>> image = PetImage("BQML", "", "", ("ATTN", "DECY"), "START", 70.0, 1, 370e6, 6586.2,
     ...                  "20200102080000", "080000", "20200102", "090000", "20200102", "090000")
     >>> scale = suv_scale([image])
     >>> round(scale.factors[0] * 1e6, 3), scale.decay_s
@@ -280,6 +287,12 @@ def _scan_moment(images: Sequence[PetImage], half_life: float) -> tuple[float, s
             [moment, min(moment, *acquired)], half_life, "GE's scan time (0009,100D)"
         )
         return moment, "GE scan time (0009,100D)"
+    if not any(name in images[0].maker for name in SIEMENS):
+        raise _unknown(
+            "SeriesTime (0008,0031) after AcquisitionTime (0008,0032)",
+            "GE's scan time (0009,100D), or a Siemens scanner, whose frames say when it began",
+            f"neither, from {images[0].maker or 'an unnamed maker'}",
+        )
     moments = [
         start - reference + _average_s(duration, half_life)
         for start, (reference, duration) in zip(
@@ -299,8 +312,7 @@ def _frame_times(image: PetImage) -> tuple[float, float]:
     if not reference or not duration or reference <= 0 or duration <= 0:
         raise _unknown(
             "SeriesTime (0008,0031) after AcquisitionTime (0008,0032)",
-            "FrameReferenceTime (0054,1300) and ActualFrameDuration (0018,1242) above zero, or "
-            "GE's scan time (0009,100D)",
+            "FrameReferenceTime (0054,1300) and ActualFrameDuration (0018,1242) above zero",
             f"{reference or 'none'} and {duration or 'none'}",
         )
     return reference / 1000.0, duration / 1000.0

@@ -37,6 +37,7 @@ def pet_image(source: Any) -> PetImage:
         date, time = full[:8], full[8:].partition("+")[0].partition("-")[0]
     return PetImage(
         units=_text(source.get("Units")).upper(),
+        maker=_text(source.get("Manufacturer")).upper(),
         suv_type=_text(source.get("SUVType")).upper(),
         corrected=tuple(_text(v).upper() for v in _many(source.get("CorrectedImage"))),
         decay_correction=_text(source.get("DecayCorrection")).upper(),

@@ -16,6 +16,7 @@ WEIGHT_KG, DOSE_BQ = 70.0, 350e6
 
 FDG = PetImage(
     units="BQML",
+    maker="SIEMENS",
     corrected=("DECY", "ATTN", "SCAT", "DTIM", "RAN", "NORM"),
     decay_correction="START",
     weight_kg=WEIGHT_KG,
@@ -128,6 +129,19 @@ def test_a_start_after_the_first_image_is_refused():
 )
 def test_a_later_series_without_frame_times_is_no_guess(changes):
     refused([replace(FDG, series_time="131500", **changes)], "FrameReferenceTime")
+
+
+@pytest.mark.parametrize("maker", ["PHILIPS MEDICAL SYSTEMS", "GE MEDICAL SYSTEMS", ""])
+def test_frame_times_of_other_makers_mean_other_things(maker):
+    image = replace(
+        FDG,
+        maker=maker,
+        series_time="131500",
+        frame_reference_ms=89_700.0,
+        frame_duration_ms=180_000.0,
+    )
+    assert suv_scale([replace(image, maker="CPS")]).decay_s == pytest.approx(3600, abs=1)
+    refused([image], "expected GE's scan time .* or a Siemens scanner")
 
 
 def test_ge_says_when_the_scan_was_in_a_private_element():

@@ -26,7 +26,7 @@ ROWS, COLUMNS = 40, 36
 TABLE = (0.0, 4.0, 8.0, 12.0, 16.0, 20.0, 24.0, 28.0)
 
 POSTURES = {
-    # PatientPosition: row and column direction of axial slices in LPS.
+    # PatientPosition: row and column direction of the slices in LPS.
     "HFS": ((1, 0, 0), (0, 1, 0)),
     "FFS": ((1, 0, 0), (0, 1, 0)),
     "HFP": ((-1, 0, 0), (0, -1, 0)),
@@ -35,6 +35,12 @@ POSTURES = {
     "HFDL": ((0, -1, 0), (1, 0, 0)),
     "FFDR": ((0, 1, 0), (-1, 0, 0)),
     "FFDL": ((0, -1, 0), (1, 0, 0)),
+    # Planes other than axial, of a patient on the back.
+    "HFS sagittal": ((0, 1, 0), (0, 0, -1)),
+    "HFS coronal": ((1, 0, 0), (0, 0, -1)),
+    "FFS sagittal, rows upward": ((0, 1, 0), (0, 0, 1)),
+    "HFS oblique": ((0.8, 0.6, 0), (0, 0, -1)),
+    "HFS doubly oblique": ((0.36, 0.48, -0.8), (-0.8, 0.6, 0)),
 }
 
 
@@ -169,7 +175,7 @@ def test_every_posture_keeps_values_where_the_patient_is(tmp_path, series, postu
         tmp_path,
         modality="CT",
         direction=direction,
-        PatientPosition=posture,
+        PatientPosition=posture.split()[0],
         edit=lambda d, k: setattr(d, "InstanceNumber", 10 + order * k),
     )
     _, volume = read(tmp_path, IngestOptions())

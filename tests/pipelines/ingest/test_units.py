@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pydicom.dataset import Dataset
+from pydicom.uid import ImplicitVRLittleEndian
 
 from radloom.errors import SeriesRefused
 from radloom.pipelines.ingest import IngestStage, discover, read_series
@@ -148,6 +149,25 @@ def test_philips_counts(tmp_path, pet, element, options, units, scale):
     record, volume = read(tmp_path / "in", options)
     assert record.units == volume.meta["units"] == units
     np.testing.assert_allclose(array_of(volume)[0], values * np.arange(1, 6) * scale, rtol=1e-6)
+
+
+def test_private_factors_are_read_without_value_representations(tmp_path, pet):
+    """Implicit VR, as many archives send it: the private elements come without a type."""
+
+    def edit(dataset, k):
+        del k
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        block = dataset.private_block(0x7053, "Philips PET Private Group", create=True)
+        block.add_new(0x00, "DS", "0.25")
+        block = dataset.private_block(0x0009, "GEMS_PETD_01", create=True)
+        block.add_new(0x0D, "DT", "20240510111500.00")
+
+    values = pet(edit=edit, Units="CNTS")
+    _, volume = read(tmp_path / "in")
+    np.testing.assert_allclose(array_of(volume)[0], values * 0.25, rtol=1e-6)
+    pet(edit=edit, seed=1, SeriesTime="140000")
+    record, _ = read(tmp_path / "in")
+    assert record.headers["UnitsSource"] == "GE scan time (0009,100D)"
 
 
 def test_counts_of_others_are_refused(tmp_path, pet):
