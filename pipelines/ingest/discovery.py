@@ -266,7 +266,8 @@ def _record(
             entities={},
         )
     if part.kind == "volume" and not first.mosaic:
-        role = _role(part, description, rules, is_split=is_split)
+        several_echoes = not {"echo", "part"}.isdisjoint(part.entities)
+        role = _role(part, description, rules, is_split=several_echoes)
         reader, reason = "highdicom", ""
     else:
         role = Role("", "a mosaic" if part.kind == "volume" else "4D")

@@ -284,3 +284,14 @@ def test_mosaics_are_taken_apart_and_magnitude_is_kept_from_phase(tmp_path, seri
         corner = np.array([-24.0 + 16, -24.0 + 16, 5.0])
         found = flip_lps_ras(affine_of(volume))[:3, 3]
         np.testing.assert_allclose(found, corner, atol=1e-4)
+
+
+def test_the_water_image_of_a_series_with_fat_is_the_t1(tmp_path, series):
+    for seed, word in enumerate(("WATER", "FAT")):
+        series(
+            tmp_path, series_uid="1.2.9", names=f"{word}{{}}".format, seed=seed,
+            ImageType=["DERIVED", "PRIMARY", "DIXON", word], ScanningSequence="GR",
+            RepetitionTime=6, EchoTime=2.5, FlipAngle=9,
+        )  # fmt: skip
+    (study,) = discover(tmp_path)
+    assert {s.entities["rec"]: s.role for s in study.series} == {"water": "t1", "fat": ""}
