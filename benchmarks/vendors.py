@@ -69,8 +69,8 @@ same files. Written by `python benchmarks/vendors.py --write docs/reference/vend
 (`tests/pipelines/ingest/test_vendors.py`, run where the data are) holds it. The scans are those
 of dcm2niix's, dicom2nifti's, NEMA's and pydicom's test sets.
 
-- **verdict, reason**: as in `radloom inspect`; reasons are explained in [reason codes](reason-
-  codes.md).
+- **verdict, reason**: as in `radloom inspect`; reasons are explained in [reason
+  codes](reason-codes.md).
 - **against**: the reference, a ground truth that lies beside the series, or dcm2niix run on that
   series alone.
 - **affine**: the largest difference of any element of the two affines in mm, once the reference's
