@@ -63,6 +63,8 @@ def _repaired(part: Part, repairs: Repairs) -> Part:
         geometry = stack_geometry(planes, repairs=repairs)
         units_of(part.slices)
     except SeriesRefused as refusal:
+        if refusal.code is ReasonCode.DUPLICATE_SLICE:
+            return part  # several volumes in time: only single ones are straightened
         return replace(part, code=refusal.code, detail=refusal.detail)
     plan = geometry.straightening
     if plan is None:

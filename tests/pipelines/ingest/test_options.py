@@ -136,6 +136,27 @@ def test_uneven_slices_are_interpolated_where_allowed_and_marked(tilted):
     assert record.headers["Resampled"] is True
 
 
+def test_a_tilted_time_series_stays_refused_for_its_tilt(tmp_path, series):
+    turn = np.array([[1, 0, 0], [0, np.cos(TILT), np.sin(TILT)], [0, -np.sin(TILT), np.cos(TILT)]])
+    for t in range(3):
+        series(
+            tmp_path,
+            series_uid="1.2.9",
+            direction=turn,
+            names=f"{t}_{{}}".format,
+            seed=t,
+            TemporalPositionIdentifier=t + 1,
+            edit=lambda d, k, t=t: (
+                setattr(d, "InstanceNumber", 5 * t + k + 1),
+                setattr(d, "ImagePositionPatient", [0, 0, 4.0 * k]),
+            ),
+        )
+    for options in (IngestOptions(), BOTH):
+        (study,) = discover(tmp_path, options=options)
+        (record,) = study.series
+        assert (record.status, record.reason) == ("rejected", "gantry_tilt")
+
+
 def test_missing_slices_are_never_made_up(tilted):
     (study,) = discover(tilted(table=(0.0, 4.0, 8.0, 16.0, 20.0), angle=0.0), options=BOTH)
     assert (study.series[0].status, study.series[0].reason) == ("rejected", "missing_slice")
