@@ -16,6 +16,7 @@ from radloom.shapes import Volume, affine_of, array_of, make_label, spatial_shap
 
 __all__ = [
     "ENDINGS",
+    "deface_file",
     "denoise_file",
     "register_files",
     "segment_file",
@@ -27,6 +28,21 @@ ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha")
 """The formats that `write_image` knows, chosen by the ending of the name."""
 
 TransformKind: TypeAlias = Literal["rigid", "affine", "deformable"]
+
+
+def deface_file(image: Path, out: Path, *, brain: Path | None, n_threads: int) -> float:
+    """Writes `image` without its face to `out`; the share of its voxels that was removed."""
+    from radloom.pipelines.deface import deface
+    from radloom.pipelines.ingest import read_image
+
+    require_writable(out)
+    labels = None
+    if brain is not None:
+        given = read_image(brain)
+        labels = make_label(array_of(given), affine_of(given))
+    done = deface(read_image(image), labels, n_threads=n_threads)
+    write_image(done.volume, out)
+    return float(done.removed.mean())
 
 
 def denoise_file(

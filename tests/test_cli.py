@@ -22,9 +22,10 @@ from radloom.pipelines import denoise as denoise_room
 from radloom.pipelines.single import write_image
 from radloom.shapes import make_label, make_volume
 
-COMMANDS = (
-    "demo inspect convert run deidentify denoise register translate segment status report".split()  # noqa: SIM905
-)
+COMMANDS = [
+    "demo", "inspect", "convert", "run", "deidentify", "deface", "denoise", "register", "translate",
+    "segment", "status", "report",
+]  # fmt: skip
 
 AFFINE = np.array([[0.0, -1.5, 0, 12], [2, 0, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1]])
 

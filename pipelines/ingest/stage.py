@@ -38,6 +38,8 @@ class IngestStage:
     """A file of role rules (see ``radloom inspect --print-roles``); None: those that ship with
     Radloom. Discovery uses it; a study is read again where a role or its rule changed."""
 
+    deface: bool = False
+    """Whether head volumes of MR and CT lose their face; what cannot be defaced is refused then."""
     suv: bool = False
     """Whether PET is given as SUV (body weight) instead of Bq/mL; where the headers do not say all
     that SUV takes, the series is refused."""
@@ -106,9 +108,9 @@ class IngestStage:
         volumes: dict[int, Output] = {}
         for index, series in enumerate(study.record.series):
             if self._is_wanted(series):
-                verdicts[index] = _ingest(study, series, index, volumes, context)
+                verdicts[index] = self._ingest(study, series, index, volumes, context)
         for role in _lost_roles(study.record.series, verdicts):
-            _promote(study, role, verdicts, volumes, context)
+            self._promote(study, role, verdicts, volumes, context)
         outputs = [volumes[index] for index in sorted(volumes)]
         table = Output("table", "", "series", series_rows(verdicts))
         n_lost = sum(
@@ -132,18 +134,54 @@ class IngestStage:
     def _is_wanted(self, series: SeriesRecord) -> bool:
         return series.status != "rejected" and bool(series.role or self.convert_without_role)
 
+    def _ingest(
+        self,
+        study: Study,
+        series: SeriesRecord,
+        index: int,
+        volumes: dict[int, Output],
+        context: Context,
+    ) -> SeriesRecord:
+        """The final verdict on one series; its volume, if any, is kept, and in `volumes`."""
+        verdict, output = ingest_series(study, series)
+        if output is not None and self.deface:
+            verdict, output = _defaced(verdict, output, context.n_threads)
+        if output is not None:
+            volumes[index] = context.keep(output)
+        return verdict
+
+    def _promote(
+        self,
+        study: Study,
+        role: str,
+        verdicts: list[SeriesRecord],
+        volumes: dict[int, Output],
+        context: Context,
+    ) -> None:
+        """Gives a lost role to the first runner-up that can be read, in both collections."""
+        candidates = [
+            (series.runner_up_place, index)
+            for index, series in enumerate(verdicts)
+            if series.runner_up_for == role and series.status != "rejected"
+        ]
+        for _, index in sorted(candidates):
+            rule = (
+                f"{verdicts[index].role_rule}; took the role, as the one before it cannot be read"
+            )
+            reason = verdicts[index].reason
+            taken = replace(
+                study.record.series[index],
+                role=role,
+                role_rule=rule,
+                reason="" if reason == ReasonCode.NOT_A_HEAD_VOLUME.value else reason,
+            )
+            volumes.pop(index, None)
+            verdicts[index] = self._ingest(study, taken, index, volumes, context)
+            if index in volumes:
+                return
+
     def _wanted(self, study: Study) -> list[SeriesRecord]:
         return [series for series in study.record.series if self._is_wanted(series)]
-
-
-def _ingest(
-    study: Study, series: SeriesRecord, index: int, volumes: dict[int, Output], context: Context
-) -> SeriesRecord:
-    """The final verdict on one series; its volume is kept, and in `volumes`, where it has one."""
-    verdict, output = ingest_series(study, series)
-    if output is not None:
-        volumes[index] = context.keep(output)
-    return verdict
 
 
 def _lost_roles(before: Sequence[SeriesRecord], after: Sequence[SeriesRecord]) -> list[str]:
@@ -155,32 +193,21 @@ def _lost_roles(before: Sequence[SeriesRecord], after: Sequence[SeriesRecord]) -
     ]
 
 
-def _promote(
-    study: Study,
-    role: str,
-    verdicts: list[SeriesRecord],
-    volumes: dict[int, Output],
-    context: Context,
-) -> None:
-    """Gives a lost role to the first runner-up that can be read, in `verdicts` and `volumes`."""
-    candidates = [
-        (series.runner_up_place, index)
-        for index, series in enumerate(verdicts)
-        if series.runner_up_for == role and series.status != "rejected"
-    ]
-    for _, index in sorted(candidates):
-        rule = f"{verdicts[index].role_rule}; took the role, as the one before it cannot be read"
-        reason = verdicts[index].reason
-        taken = replace(
-            study.record.series[index],
-            role=role,
-            role_rule=rule,
-            reason="" if reason == ReasonCode.NOT_A_HEAD_VOLUME.value else reason,
-        )
-        volumes.pop(index, None)
-        verdicts[index] = _ingest(study, taken, index, volumes, context)
-        if index in volumes:
-            return
+def _defaced(
+    series: SeriesRecord, output: Output, n_threads: int
+) -> tuple[SeriesRecord, Output | None]:
+    """The verdict and the output without its face; refused where that cannot be done."""
+    from radloom.pipelines.deface import deface
+
+    rejected = replace(series, status="rejected", reason=ReasonCode.NOT_DEFACED.value, role="")
+    if not series.role:
+        return replace(rejected, detail="expected a head volume, got one of no role"), None
+    try:
+        done = deface(output.volume, n_threads=n_threads)
+    except SeriesRefused as refusal:
+        return replace(rejected, detail=refusal.detail), None
+    said = {"Defaced": True, "DefacedShare": round(float(done.removed.mean()), 6)}
+    return series, replace(output, source=done.volume, sidecar={**output.sidecar, **said})
 
 
 def ingest_series(study: Study, series: SeriesRecord) -> tuple[SeriesRecord, Output | None]:

@@ -83,6 +83,9 @@ Deidentify = Annotated[
         "--deidentify", metavar="KEYFILE", help="Write pseudonyms and moved dates under this key."
     ),
 ]
+Deface = Annotated[
+    bool, typer.Option("--deface", help="Cut the face off MR and CT of heads; refuse the rest.")
+]
 NewKey = Annotated[bool, typer.Option("--new-key", help="Make the key file; it must not exist.")]
 Index = Annotated[
     Path | None,
@@ -308,6 +311,7 @@ def convert(
     roles: Roles = None,
     deidentify: Deidentify = None,
     new_key: NewKey = False,
+    deface: Deface = False,
     index: Index = None,
     no_index: NoIndex = False,
 ) -> None:
@@ -318,8 +322,8 @@ def convert(
     asked: dict[str, Any] = {"suv": True} if suv else {}
     asked |= {"gantry_tilt": "correct"} if correct_tilt else {}
     asked |= {"uneven_spacing": "resample"} if resample_spacing else {}
-    parameters = {"ingest": {**asked, **_with_roles(roles).get("ingest", {})}}
-    workflow = load_workflow("head", only=("ingest",), parameters=parameters)
+    asked |= _ingest_parameters(roles, deface=deface)
+    workflow = load_workflow("head", only=("ingest",), parameters={"ingest": asked})
     _finish(
         _run(
             studies,
@@ -349,6 +353,7 @@ def run(
     roles: Roles = None,
     deidentify: Deidentify = None,
     new_key: NewKey = False,
+    deface: Deface = False,
     index: Index = None,
     no_index: NoIndex = False,
     fast: Fast = False,
@@ -362,7 +367,11 @@ def run(
         _run(
             studies,
             out,
-            load_workflow(workflow, fast=fast, parameters=_with_roles(roles)),
+            load_workflow(
+                workflow,
+                fast=fast,
+                parameters={"ingest": _ingest_parameters(roles, deface=deface)},
+            ),
             device=device,
             workers=workers,
             scheduler=scheduler,
@@ -410,6 +419,25 @@ def deidentify_command(
         write_crosswalk(summary, crosswalk)
     _say(f"{summary.sentence()}; results in {out}")
     raise typer.Exit(_SOME_FAILED if summary.n_refused or not summary.items else _ALL_DONE)
+
+
+@app.command(name="deface")
+@_guarded
+def deface_command(
+    image: Image,
+    out: Written,
+    *,
+    brain: Annotated[
+        Path | None,
+        typer.Option(metavar="LABELS", help="Labels of the brain, in the space of IMAGE."),
+    ] = None,
+) -> None:
+    """Cut the face off an MR or CT image of a head."""
+    _require_there(image, *([brain] if brain else []))
+    from radloom.pipelines.single import deface_file
+
+    share = deface_file(image, out, brain=brain, n_threads=_threads())
+    _say(f"removed {share:.1%} of the image; wrote {out}")
 
 
 @app.command()
@@ -560,9 +588,10 @@ def report(out: Results) -> None:
     _say(f"wrote {write_report(out)}")
 
 
-def _with_roles(roles: Path | None) -> dict[str, dict[str, Any]]:
+def _ingest_parameters(roles: Path | None, *, deface: bool) -> dict[str, Any]:
     """Parameters of the ingest stage that replace those of the workflow."""
-    return {} if roles is None else {"ingest": {"roles": str(roles.resolve())}}
+    asked: dict[str, Any] = {} if roles is None else {"roles": str(roles.resolve())}
+    return {**asked, "deface": True} if deface else asked
 
 
 def _pseudonyms(key: Path | None, out: Path, *, new: bool) -> Pseudonyms | None:

@@ -83,6 +83,8 @@ class ReasonCode(str, Enum):
     """Slice distances differed, and slices were interpolated as the workflow allows."""
     BURNED_IN_ANNOTATION = "burned_in_annotation"
     """De-identification was asked for, and the header says that the pixels show text."""
+    NOT_DEFACED = "not_defaced"
+    """Defacing was asked for, and the volume is no MR or CT of a head to cut a face from."""
     SPLIT_SERIES = "split_series"
     """One SeriesInstanceUID held several volumes; this is one of them."""
     TIME_SERIES = "time_series"
