@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from radloom.errors import ReasonCode, SeriesRefused
 from radloom.geometry import Affine, flip_lps_ras
+from radloom.transforms.slice_spacing import even_spacing, named
 from radloom.transforms.straightening import Straightening, plan_straightening
 
 __all__ = [
@@ -52,12 +53,6 @@ by an eighth of a millimetre. highdicom and dcm2niix work with the same order of
 PIXEL_SPACING_TOLERANCE = 1e-4
 """Largest relative difference of pixel spacings within a series: 0.03 mm across 256 mm."""
 
-SPACING_TOLERANCE = 0.01
-"""Largest relative deviation of a slice distance: the default of highdicom's volume geometry."""
-
-SPACING_TOLERANCE_MM = 0.02
-"""Floor of the tolerance above: positions written with two decimals differ by this much."""
-
 TILT_TOLERANCE_MM = 0.1
 """How far the last slice may lie beside the normal through the first.
 
@@ -69,18 +64,9 @@ POSITION_TOLERANCE_MM = 0.01
 """Slices closer than this along the normal lie at one position. The thinnest clinical slices are
 0.1 mm apart."""
 
-GAP_TOLERANCE = 0.1
-"""How near a gap must be to a whole number of slice distances for slices to be called missing."""
-
 MAX_TILT_DEGREES = 45.0
 """Largest lean that is taken for a gantry's: CT gantries tilt by 30 degrees at most, and a stack
 that leans by more is more likely to hold the positions of something else."""
-
-CROWDED = 0.5
-"""Slices nearer than this share of the usual distance overlap: two runs of a scan that meet."""
-
-MOST_NAMED = 5
-"""How many positions a message names before it says that there are more."""
 
 MIN_SLICES = 3
 """Two slices make one distance, and nothing to compare it with."""
@@ -191,7 +177,7 @@ def stack_geometry(
         raise SeriesRefused(
             ReasonCode.DUPLICATE_SLICE,
             f"expected one slice a position, got several at {len(twice)} of {len(groups)} "
-            f"positions, at {_named(twice)} mm along the normal; export one volume a series",
+            f"positions, at {named(twice)} mm along the normal; export one volume a series",
         )
     if len(groups) < min_slices:
         raise SeriesRefused(
@@ -202,7 +188,7 @@ def stack_geometry(
     ordered = [planes[i] for i in order]
     beside = _beside(ordered)
     leans = _leans(ordered, beside, repairs)
-    spacing = _even_spacing(ordered, repairs)
+    spacing = even_spacing(_depths(ordered), may_be_uneven=repairs.spacing)
     if not leans and spacing is not None:
         return _grid(order, ordered, spacing)
     return _straight_grid(order, ordered, beside if leans else np.zeros_like(beside), spacing)
@@ -335,97 +321,6 @@ def _leans(
         f"expected slices stacked along their normal, got a stack that leans by {angle:.1f} "
         f"degrees ({away.max():.1f} mm beside the normal); {repair}",
     )
-
-
-def _even_spacing(ordered: Sequence[SlicePlane], repairs: Repairs) -> float | None:
-    """The slice distance; None where distances are uneven, and may be.
-
-    Raises:
-        SeriesRefused: they are not even, and no repair is allowed, or slices are missing.
-    """
-    depth = _depths(ordered)
-    if len(depth) == 1:
-        return 1.0
-    steps = np.diff(depth)
-    typical = float(np.median(steps))
-    tolerance = max(SPACING_TOLERANCE * typical, SPACING_TOLERANCE_MM)
-    mean = float((depth[-1] - depth[0]) / (len(depth) - 1))
-    drift = np.abs(depth - (depth[0] + mean * np.arange(len(depth)))).max()
-    wrong = np.abs(steps - typical) > tolerance
-    if not wrong.any() and drift <= tolerance:
-        return mean
-    if wrong.any():
-        _require_none_missing(depth, steps)
-    if repairs.spacing:
-        return None
-    raise SeriesRefused(
-        ReasonCode.UNEVEN_SPACING,
-        _unevenness(depth, wrong, typical)
-        if wrong.any()
-        else f"expected even slice distances, got slices up to {drift:.2f} mm off an even grid of "
-        f"{mean:.3f} mm; the workflow may resample them (uneven_spacing: resample)",
-    )
-
-
-def _require_none_missing(depth: npt.NDArray[np.float64], steps: npt.NDArray[np.float64]) -> None:
-    """Nothing, unless uneven steps are a few whole slices absent from an even grid.
-
-    Raises:
-        SeriesRefused: MISSING_SLICE.
-    """
-    base = float(steps.min())
-    wide = steps / base
-    whole = np.abs(wide - np.round(wide)) <= GAP_TOLERANCE
-    absent = np.round(wide).astype(int) - 1
-    if not whole.all() or not 0 < absent.sum() < len(depth) / 2:
-        return
-    places = [
-        float(depth[i] + (n + 1) * steps[i] / (absent[i] + 1))
-        for i in np.flatnonzero(absent)
-        for n in range(absent[i])
-    ]
-    raise SeriesRefused(
-        ReasonCode.MISSING_SLICE,
-        f"expected a slice every {base:.3f} mm, got none at {_named(places)} mm along the normal "
-        f"({len(places)} missing of {len(depth) + len(places)}); find the files and run again",
-    )
-
-
-def _unevenness(
-    depth: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], typical: float
-) -> str:
-    """Which distances are not the usual one, and where; overlapping slices by that name."""
-    steps = np.diff(depth)
-    crowded = [
-        f"{depth[i]:.2f} and {depth[i + 1]:.2f}"
-        for i in np.flatnonzero(wrong)
-        if steps[i] < CROWDED * typical
-    ]
-    wide = [
-        f"{depth[i]:.2f} and {depth[i + 1]:.2f}"
-        for i in np.flatnonzero(wrong)
-        if steps[i] >= CROWDED * typical
-    ]
-    told = [f"slices overlap at {_listed(crowded)} mm"] if crowded else []
-    told += [f"others lie between {_listed(wide)} mm"] if wide else []
-    return (
-        f"expected even slice distances, got {steps.min():.3f} to {steps.max():.3f} mm, "
-        f"{typical:.3f} mm as a rule: {'; '.join(told)} along the normal; the workflow may "
-        "resample them (uneven_spacing: resample)"
-    )
-
-
-def _named(places: Sequence[float]) -> str:
-    """Positions in mm, ascending, the first few.
-
-    >>> _named([4.0, 2.5])
-    '2.50, 4.00'
-    """
-    return _listed([f"{place:.2f}" for place in sorted(places)])
-
-
-def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words[:MOST_NAMED]) + (", ..." * (len(words) > MOST_NAMED))
 
 
 def _straight_grid(
