@@ -16,6 +16,8 @@ from datetime import date as date_of
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from pydicom.errors import BytesLengthException
+
 from radloom.errors import ReasonCode
 from radloom.pipelines.ingest.elements import Bounded, Elements, Unusual, read_elements
 from radloom.pipelines.ingest.names import made_uid
@@ -47,6 +49,7 @@ PARSE_ERRORS = (
     RuntimeError,
     TypeError,
     ValueError,
+    BytesLengthException,
     struct.error,
     zlib.error,
 )
@@ -343,12 +346,10 @@ def _own(dataset: Any, path: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings(sources: Sequence[Any]) -> dict[str, Any]:
     """How a slice was made, from the first source that knows it: the same for most of a series."""
-    slope, intercept = _first(sources, "RescaleSlope"), _first(sources, "RescaleIntercept")
-    echo = _first(sources, "EchoTime", "EffectiveEchoTime")
-    known = slope is not None and intercept is not None
+    slope, intercept = (_as_float(_first(sources, f"Rescale{k}")) for k in ("Slope", "Intercept"))
     return {
         "component": _component(sources),
-        "echo_time_ms": None if echo is None else float(echo),
+        "echo_time_ms": _as_float(_first(sources, "EchoTime", "EffectiveEchoTime")),
         "inversion_time_ms": _as_float(_first(sources, "InversionTime", "InversionTimes")),
         "flip_angle": _as_float(_first(sources, "FlipAngle")),
         "b_value": _b_value(sources),
@@ -357,7 +358,7 @@ def _settings(sources: Sequence[Any]) -> dict[str, Any]:
         "kernel": "_".join(str(v).strip() for v in _many(_first(sources, "ConvolutionKernel"))),
         "duration_s": _seconds(_first(sources, "ActualFrameDuration", "FrameAcquisitionDuration")),
         "scale_slope": _scale_slope(sources),
-        "rescale": (float(slope), float(intercept)) if known else None,
+        "rescale": None if slope is None or intercept is None else (slope, intercept),
         "rescale_type": str(_first(sources, "RescaleType") or "").upper(),
     }
 
@@ -425,11 +426,11 @@ GE_RAW_DATA_TYPE = (0x0043, 0x102F)
 
 def _b_value(sources: Sequence[Any]) -> float | None:
     """Diffusion b-value in s/mm2, from the standard's tag or a vendor's."""
-    standard = _first(sources, "DiffusionBValue")
+    standard = _as_float(_first(sources, "DiffusionBValue"))
     if standard is not None:
-        return float(standard)
-    # Siemens, GE (with a flag in the billions), Philips
-    for tag in ((0x0019, 0x100C), (0x0043, 0x1039), (0x2001, 0x1003)):
+        return standard
+    # Siemens, GE (with a flag in the billions), Philips, United Imaging
+    for tag in ((0x0019, 0x100C), (0x0043, 0x1039), (0x2001, 0x1003), (0x0065, 0x1009)):
         for source in sources:
             if tag in source:
                 value = _plain(_many(source[tag].value)[:1])

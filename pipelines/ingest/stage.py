@@ -21,7 +21,7 @@ from radloom.transforms.dicom import Repairs
 
 __all__ = ["INGEST_VERSION", "IngestStage", "ingest_series", "sidecar_of"]
 
-INGEST_VERSION = 1
+INGEST_VERSION = 2
 """Raised whenever the same files would give other voxels, so that old receipts no longer match."""
 
 BYTES_A_VOXEL = 20
