@@ -38,10 +38,10 @@ Anything missing, zero, contradictory or implausible raises; no default stands i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from math import exp, log, log2
+from math import expm1, log, log2
 from typing import TypeVar
 
 import numpy as np
@@ -66,12 +66,18 @@ DECAY_TOLERANCE = 0.005
 """Largest relative difference of SUV that two statements of one moment may make: half a percent is
 47 s of fluorine-18, and far below the 10-15 % at which SUV repeats in a patient."""
 
-LEAST_LEFT = 2.0**-10
-"""Share of the dose below which a scan is not believed: ten half-lives (18 hours of fluorine-18)
-are longer than anybody waits, so that one of the times is wrong."""
+MOST_HALF_LIVES = 10.0
+"""Between injection and scan: 18 hours of fluorine-18 are longer than anybody waits, and a
+thousandth of the dose is too little to see, so that beyond them one of the times is wrong."""
+
+FRAME_S = (1e-3, DAY_S)
+"""Shortest and longest frame: gated images of milliseconds to a day."""
 
 DOSE_BQ = (1e5, 1e11)
 """Doses given to anything from a mouse to a patient of rubidium-82; below are values in MBq."""
+
+PHILIPS_FACTORS = (1e-9, 1e9)
+"""Factors of (7053,1000) and (7053,1009): those seen lie between 1e-4 and 10."""
 
 WEIGHT_KG = (0.01, 500.0)
 """From a mouse to the heaviest patients; above are values in grams."""
@@ -140,8 +146,7 @@ def activity_scale(images: Sequence[PetImage]) -> PetScale:
         _require_body_weight(images, ReasonCode.AMBIGUOUS_UNITS)
         return PetScale((1.0,) * len(images), "SUV", "stored as SUV")
     if units == "CNTS":
-        found = [i.philips_activity for i in images]
-        factors = tuple(f for f in found if f is not None and f > 0)
+        factors = _usable(i.philips_activity for i in images)
         if len(factors) == len(images):
             return PetScale(factors, "Bq/mL", "Philips activity factor (7053,1009)")
         has_suv = all(i.philips_suv for i in images)
@@ -176,12 +181,10 @@ def suv_scale(images: Sequence[PetImage]) -> PetScale:
         return PetScale((1.0,) * len(images), "SUV", "stored as SUV")
     if units == "BQML":
         return _from_activity(images, (1.0,) * len(images))
-    direct = tuple(i.philips_suv for i in images if i.philips_suv and i.philips_suv > 0)
+    direct = _usable(i.philips_suv for i in images)
     if len(direct) == len(images):
         return PetScale(direct, "SUV", "Philips SUV factor (7053,1000)")
-    activity = tuple(
-        i.philips_activity for i in images if i.philips_activity and i.philips_activity > 0
-    )
+    activity = _usable(i.philips_activity for i in images)
     if len(activity) == len(images):
         return _from_activity(images, activity)
     raise _unknown(
@@ -231,15 +234,21 @@ def _from_activity(images: Sequence[PetImage], to_activity: tuple[float, ...]) -
         )
         moment, source = _scan_moment(images, half_life)
         decay_s = moment - _injection_moment(images, moment, half_life)
-        left = 2.0 ** (-decay_s / half_life)
-        if decay_s < 0 or left < LEAST_LEFT:
+        if not 0 <= decay_s <= MOST_HALF_LIVES * half_life:
             raise _unknown(
                 "the times of injection and scan",
-                f"an injection before the scan, by less than {-log2(LEAST_LEFT):.0f} half-lives",
+                f"an injection before the scan, by at most {MOST_HALF_LIVES:g} half-lives",
                 f"{decay_s:.0f} s of a half-life of {half_life:.0f} s",
             )
+        left = 2.0 ** (-decay_s / half_life)
     factors = tuple(a * weight * 1000.0 / (dose * left) for a in to_activity)
     return PetScale(factors, "SUV", source, decay_s)
+
+
+def _usable(factors: Iterable[float | None]) -> tuple[float, ...]:
+    """Philips' factors that a scanner may have written."""
+    low, high = PHILIPS_FACTORS
+    return tuple(f for f in factors if f is not None and low <= f <= high)
 
 
 def _require_corrections(images: Sequence[PetImage]) -> None:
@@ -309,7 +318,8 @@ def _scan_moment(images: Sequence[PetImage], half_life: float) -> tuple[float, s
 def _frame_times(image: PetImage) -> tuple[float, float]:
     """FrameReferenceTime and ActualFrameDuration in seconds."""
     reference, duration = image.frame_reference_ms, image.frame_duration_ms
-    if not reference or not duration or reference <= 0 or duration <= 0:
+    shortest, longest = (1000.0 * s for s in FRAME_S)
+    if not reference or not duration or reference <= 0 or not shortest <= duration <= longest:
         raise _unknown(
             "SeriesTime (0008,0031) after AcquisitionTime (0008,0032)",
             "FrameReferenceTime (0054,1300) and ActualFrameDuration (0018,1242) above zero",
@@ -326,16 +336,21 @@ def _average_s(duration: float, half_life: float) -> float:
     """
     rate = log(2.0) / half_life
     decayed = rate * duration
-    return log(decayed / (1.0 - exp(-decayed))) / rate
+    return log(decayed / -expm1(-decayed)) / rate
 
 
 def _require_agreement(moments: Sequence[float], half_life: float, where: str) -> None:
     """Nothing, if the moments change SUV by no more than `DECAY_TOLERANCE`."""
     apart = max(moments) - min(moments)
-    if 2.0 ** (apart / half_life) - 1.0 > DECAY_TOLERANCE:
+    if _changes_suv(apart, half_life):
         raise _unknown(
             where, "one start of the scan, not after its first image", f"two {apart:.0f} s apart"
         )
+
+
+def _changes_suv(seconds: float, half_life: float) -> bool:
+    """Whether a difference of this much makes more than `DECAY_TOLERANCE` of SUV."""
+    return seconds > half_life * log2(1.0 + DECAY_TOLERANCE)
 
 
 def _injection_moment(images: Sequence[PetImage], scan: float, half_life: float) -> float:
@@ -348,7 +363,7 @@ def _injection_moment(images: Sequence[PetImage], scan: float, half_life: float)
         return _dated_injection(full, time, offset, half_life)
     if not time:
         raise _unknown("RadiopharmaceuticalStartTime (0018,1072)", "the time of injection", "none")
-    if 2.0 ** (-DAY_S / half_life) > LEAST_LEFT:
+    if MOST_HALF_LIVES * half_life > DAY_S:
         raise _unknown(
             "RadiopharmaceuticalStartDateTime (0018,1078)",
             f"the day of injection of a nuclide with a half-life of {half_life:.0f} s",
@@ -371,7 +386,7 @@ def _dated_injection(full: str, time: str, offset: str, half_life: float) -> flo
     if time:
         apart = (local - _seconds_of_day(time, "RadiopharmaceuticalStartTime (0018,1072)")) % DAY_S
         apart = min(apart, DAY_S - apart)
-        if 2.0 ** (apart / half_life) - 1.0 > DECAY_TOLERANCE:
+        if _changes_suv(apart, half_life):
             raise _unknown(
                 where,
                 "the time of day of RadiopharmaceuticalStartTime (0018,1072)",

@@ -29,7 +29,8 @@ def pet_image(source: Any) -> PetImage:
     Args:
         source: a pydicom ``Dataset``, or what answers like one to `get`, ``in`` and ``[tag]``.
     """
-    doses = _many(source.get("RadiopharmaceuticalInformationSequence"))
+    found = _many(source.get("RadiopharmaceuticalInformationSequence"))
+    doses = [item for item in found if hasattr(item, "get")]
     dose = doses[0] if doses else {}
     date, time = _text(source.get("AcquisitionDate")), _text(source.get("AcquisitionTime"))
     full = _text(source.get("AcquisitionDateTime"))
