@@ -218,6 +218,11 @@ class Element:
         return self._home.vr_of(self._tag)
 
     @property
+    def is_private(self) -> bool:
+        """Whether its group is odd (PS3.5 section 7.8)."""
+        return self._tag[0] % 2 == 1
+
+    @property
     def value(self) -> Any:
         """As pydicom decodes it; strings and numbers plain, several of them as a tuple."""
         return self._home.value_of(self._tag)

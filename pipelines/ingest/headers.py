@@ -291,13 +291,16 @@ class _Layers:
 
 
 def _parts(*groups: Any) -> list[Any]:
-    """The first items of every functional group macro, those of the frame before the shared."""
-    return [
-        element.value[0]
-        for group in groups
-        for element in group
-        if element.VR == "SQ" and element.value
+    """The first items of every functional group macro, those of the frame before the shared.
+
+    Private sequences come last: Philips repeats in them, frame by frame, what the classic image
+    would have said, other than what the standard's macros say of the same frame.
+    """
+    macros = [
+        element for group in groups for element in group if element.VR == "SQ" and element.value
     ]
+    macros.sort(key=lambda element: element.is_private)
+    return [element.value[0] for element in macros]
 
 
 def _series_values(dataset: Any, sources: Sequence[Any]) -> dict[str, Any]:

@@ -357,6 +357,22 @@ def test_an_enhanced_mr_in_time_keeps_its_moments(tmp_path):
     assert reading.facts["VolumeTiming"] == [0.0, 2.0, 4.0]
 
 
+def test_the_standards_macros_count_before_private_copies(tmp_path):
+    values = phantom(5, 6, 4)
+    whole = enhanced("CT", [{"k": k, "values": values[..., k], "type": "HU"} for k in range(4)])
+    for groups in whole.PerFrameFunctionalGroupsSequence:
+        copy = item(
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=[3, 3], RescaleSlope=7,
+            RescaleIntercept=1, ImagePositionPatient=[0, 0, 0],
+        )  # fmt: skip
+        block = groups.private_block(0x2005, "Philips MR Imaging DD 005", create=True)
+        block.add_new(0x0F, "SQ", [copy])
+    save(whole, tmp_path / "a.dcm")
+    volume = read_only(tmp_path)
+    np.testing.assert_array_equal(array_of(volume)[0], values)
+    np.testing.assert_allclose(affine_of(volume), expected_affine(), atol=1e-4)
+
+
 def test_an_enhanced_pet_without_units_is_refused_and_one_with_them_is_read(tmp_path):
     values = phantom(5, 6, 4)
     frames = [{"k": k, "values": values[..., k], "rescale": (0.5 + k, 0)} for k in range(4)]
