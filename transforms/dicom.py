@@ -68,6 +68,12 @@ MAX_TILT_DEGREES = 45.0
 """Largest lean that is taken for a gantry's: CT gantries tilt by 30 degrees at most, and a stack
 that leans by more is more likely to hold the positions of something else."""
 
+LONGEST_MM = 3000.0
+"""Longest stack that is resampled: no table carries a patient further."""
+
+LARGEST_GROWTH = 4.0
+"""Largest area of a straight grid over that of a slice: a head at 30 degrees takes 1.4 times."""
+
 MIN_SLICES = 3
 """Two slices make one distance, and nothing to compare it with."""
 
@@ -333,8 +339,18 @@ def _straight_grid(
     first = ordered[0]
     between_rows, between_columns = first.pixel_spacing
     leaning = np.abs(beside).max(axis=0) > TILT_TOLERANCE_MM
+    depth = _depths(ordered)
+    reach = np.abs(beside).max(axis=0) / (between_columns, between_rows)
+    grown = np.prod(1 + reach / (first.columns, first.rows))
+    if not (depth[-1] - depth[0] <= LONGEST_MM and grown <= LARGEST_GROWTH):
+        raise SeriesRefused(
+            ReasonCode.MISSING_GEOMETRY,
+            f"expected a stack of at most {LONGEST_MM:g} mm, and a straight grid of at most "
+            f"{LARGEST_GROWTH:g} times its area, got {depth[-1] - depth[0]:g} mm and {grown:.3g} "
+            "times: look at the positions",
+        )
     plan = plan_straightening(
-        _depths(ordered),
+        depth,
         np.where(leaning, beside, 0.0),
         (between_columns, between_rows),
         (first.columns, first.rows),

@@ -173,6 +173,8 @@ def test_each_repair_is_done_only_where_it_is_allowed():
         (leaning([0, 2, 4, 8, 10]), ReasonCode.MISSING_SLICE, "none at 11.00 mm"),
         (leaning([0, 2, 2, 4, 6]), ReasonCode.DUPLICATE_SLICE, "at 7.00 mm along the normal"),
         (leaning(np.arange(5) * 2.0, lean=(0, 1.5)), ReasonCode.GANTRY_TILT, "no gantry leans"),
+        (leaning([0, 1e150, 2.5e150]), ReasonCode.MISSING_GEOMETRY, "at most 3000 mm"),
+        (leaning([0, 40, 90], lean=(0.5, 0.5)), ReasonCode.MISSING_GEOMETRY, "times its area"),
         (
             [*leaning([0, 2]), *leaning([4], lean=(0, 0.2)), *leaning([6, 8])],
             ReasonCode.GANTRY_TILT,
