@@ -330,7 +330,7 @@ def convert(
             out,
             workflow,
             deidentify=_pseudonyms(deidentify, out, new=new_key),
-            index=_index(studies, index, no_index),
+            index=_index_beside(_index(studies, index, no_index), out, deidentify),
             readers=_threads(),
         )
     )
@@ -377,7 +377,7 @@ def run(
             scheduler=scheduler,
             trust=trust,
             deidentify=_pseudonyms(deidentify, out, new=new_key),
-            index=_index(studies, index, no_index),
+            index=_index_beside(_index(studies, index, no_index), out, deidentify),
             readers=_threads(),
         )
     )
@@ -604,6 +604,13 @@ def _pseudonyms(key: Path | None, out: Path, *, new: bool) -> Pseudonyms | None:
     from radloom.pipelines.deidentify.keys import make_key, read_key
 
     return make_key(key) if new else read_key(key)
+
+
+def _index_beside(file: Path | None, out: Path, key: Path | None) -> Path | None:
+    """The index of headers, which names patients: never below an OUT that is de-identified."""
+    if file is not None and key is not None:
+        _require_outside(file, out)
+    return file
 
 
 def _require_outside(path: Path, out: Path) -> None:

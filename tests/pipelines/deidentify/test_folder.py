@@ -20,6 +20,8 @@ from radloom.pipelines.deidentify import (
     write_crosswalk,
 )
 from radloom.pipelines.ingest.discovery import discover
+from radloom.pipelines.ingest.pixels import read_series
+from radloom.shapes import affine_of, array_of
 
 
 def test_no_planted_identifier_is_left(planted, tmp_path, names, find_leaks):
@@ -212,6 +214,31 @@ def test_real_series_of_all_vendors_are_seen_as_before(real_data, tmp_path, name
         out = tmp_path / name
         deidentify_folder(real_data / name, out, names)
         assert seen(out) == seen(real_data / name)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_real_volumes_are_the_same_to_the_last_bit(real_data, tmp_path, names):
+    """Mosaics, enhanced multi-frame objects of two vendors, and classic slices."""
+
+    def volumes(folder, name_of):
+        return {
+            (name_of(s.series_uid), s.entities.get("part"), s.entities.get("echo")): read_series(
+                r, s
+            )
+            for r in discover(folder)
+            for s in r.series
+            if s.status != "rejected"
+        }
+
+    for name in ("dicom/enhanced", "studies/mr_sagittal_mixed"):
+        deidentify_folder(real_data / name, tmp_path / name, names)
+        before = volumes(real_data / name, names.uid)
+        after = volumes(tmp_path / name, str)
+        assert set(after) == set(before)
+        for key, volume in after.items():
+            np.testing.assert_array_equal(array_of(volume), array_of(before[key]))
+            np.testing.assert_array_equal(affine_of(volume), affine_of(before[key]))
 
 
 def test_archives_are_opened(planted, tmp_path, names, find_leaks):
