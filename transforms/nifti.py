@@ -448,7 +448,12 @@ def _values(
     content: bytes, header: Any, shape: tuple[int, ...], path: Path, *, is_pair: bool = False
 ) -> npt.NDArray[Any]:
     dtype = header.get_data_dtype()
-    offset = max(int(header["vox_offset"]), 0 if is_pair else int(header["sizeof_hdr"]))
+    said = float(header["vox_offset"])
+    if not 0 <= said < np.inf:
+        raise SeriesRefused(
+            ReasonCode.UNREADABLE, f"<{path.name}>: vox_offset: expected bytes, got {said}"
+        )
+    offset = max(int(said), 0 if is_pair else int(header["sizeof_hdr"]))
     needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if len(content) - offset < needed:
         raise SeriesRefused(

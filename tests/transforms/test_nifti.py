@@ -336,6 +336,17 @@ def test_a_slope_that_is_none_leaves_the_values(tmp_path, slope):
     np.testing.assert_array_equal(array_of(read_nifti(tmp_path / "a.nii"))[0], ramp(*SHAPE))
 
 
+@pytest.mark.parametrize("offset", [np.nan, np.inf, 1e9])
+def test_an_offset_outside_of_the_file_is_refused(tmp_path, offset):
+    write_nifti(volume(), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[108:112] = np.array([offset], "<f4").tobytes()  # vox_offset
+    (tmp_path / "a.nii").write_bytes(content)
+    is_place = np.isfinite(offset)
+    code = ReasonCode.TRUNCATED if is_place else ReasonCode.UNREADABLE
+    refused(tmp_path / "a.nii", code, "got 0; copy" if is_place else "vox_offset: expected bytes")
+
+
 def test_an_intercept_that_is_no_number_is_refused(tmp_path):
     write_nifti(volume(), tmp_path / "a.nii")
     content = bytearray((tmp_path / "a.nii").read_bytes())
