@@ -209,6 +209,11 @@ def _within_bits(stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[Any]:
     n_bits = int(dataset.get("BitsStored") or stored.dtype.itemsize * 8)
     high = int(dataset.get("HighBit", n_bits - 1))
     allocated = stored.dtype.itemsize * 8
+    if not 0 < n_bits <= allocated:
+        raise SeriesRefused(
+            ReasonCode.UNREADABLE,
+            f"BitsStored (0028,0101): expected 1 to {allocated}, got {n_bits}; copy anew",
+        )
     if n_bits >= allocated or not n_bits - 1 <= high < allocated:
         return stored
     above = allocated - 1 - high

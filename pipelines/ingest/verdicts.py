@@ -49,6 +49,9 @@ MODALITIES = ("MR", "CT", "PT")
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """SOP class, and the root of its multi-frame variants (DICOM PS3.4 section B.5)."""
 
+GREY = ("MONOCHROME1", "MONOCHROME2", "")
+"""PhotometricInterpretation (0028,0004) of values that are no colours; some files lack it."""
+
 VOLUME_SOP_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
     "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced CT",
@@ -135,7 +138,7 @@ def _object_verdict(header: SliceHeader) -> tuple[ReasonCode, str] | None:
     screens = SCREEN_TYPES.intersection(image_type)
     if header.sop_class.startswith(SECONDARY_CAPTURE) or screens:
         return ReasonCode.SECONDARY_CAPTURE, "a secondary capture has no place in the patient"
-    if header.samples > 1 or header.photometric == "PALETTE COLOR":
+    if header.samples > 1 or header.photometric not in GREY:
         return ReasonCode.COLOUR, f"expected grey values, got {header.photometric or 'colour'}"
     if modality not in MODALITIES or (
         header.sop_class and header.sop_class not in VOLUME_SOP_CLASSES
