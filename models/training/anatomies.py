@@ -5,6 +5,7 @@ To make an anatomy of a label map takes seconds, so it is done once and kept pac
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def _of_map(path: Path, cache: Path | None) -> Anatomy:
     anatomy = anatomy_of_labels(_stem(path), labels, affine_of(volume))
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_suffix(".new")
+        fresh = kept.with_suffix(f".{os.getpid()}.new")
         fresh.write_bytes(pack_anatomy(anatomy))
         fresh.replace(kept)
     return anatomy

@@ -114,7 +114,8 @@ def _keep_rows(path: Path, start: int) -> None:
     if not path.exists():
         return
     head, *rows = path.read_text(encoding="utf-8").splitlines()
-    kept = [row for row in rows if int(row.partition("\t")[0]) <= start]
+    whole = [row for row in rows if row.count("\t") == head.count("\t")]
+    kept = [row for row in whole if int(row.partition("\t")[0]) <= start]
     path.write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
 
 
@@ -122,10 +123,15 @@ class Clock:
     """Stops the engine before its time is up, between two steps.
 
     Kept in hand: twice the slowest of the last steps, and what saving took the last time.
+
+    Args:
+        max_minutes: from `started`.
+        processes: stop together.
+        started: `time.monotonic()` when time began.
     """
 
-    def __init__(self, max_minutes: float, processes: Processes) -> None:
-        self._start = self._last = time.monotonic()
+    def __init__(self, max_minutes: float, processes: Processes, started: float) -> None:
+        self._start = self._last = started
         self._limit = 60 * max_minutes
         self._processes = processes
         self._steps: deque[float] = deque(maxlen=50)

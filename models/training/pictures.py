@@ -79,7 +79,7 @@ def _coloured(plane: npt.NDArray[np.float32], picture: Picture) -> npt.NDArray[n
         return colours
     share = (plane - picture.low) / (picture.high - picture.low)
     grey: npt.NDArray[np.uint8] = (255 * np.nan_to_num(share).clip(0, 1)).astype(np.uint8)
-    return np.asarray(np.stack([grey] * 3, axis=-1))
+    return np.stack([grey] * 3, axis=-1)
 
 
 def _colours() -> npt.NDArray[np.uint8]:
@@ -87,6 +87,7 @@ def _colours() -> npt.NDArray[np.uint8]:
     hue = np.arange(256) * 0.618034 % 1
     wave = np.abs((hue[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
     bright = np.where(np.arange(256) % 3 == 1, 0.65, 1.0)[:, None]
-    colours = (255 * bright * (0.25 + 0.75 * wave.clip(0, 1))).astype(np.uint8)
+    shades = 255 * bright * (0.25 + 0.75 * wave.clip(0, 1))
+    colours: npt.NDArray[np.uint8] = shades.astype(np.uint8)
     colours[0] = 0
     return colours

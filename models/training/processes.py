@@ -35,6 +35,11 @@ class Processes:
         distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
         return bool(flag.item())
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.n > 1:
+            distributed.barrier()
+
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean of a tensor over the processes."""
         if self.n == 1:
@@ -46,7 +51,7 @@ class Processes:
 
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
-    """Join the processes that torchrun started, if it did.
+    """Join the processes that torchrun started, if it did; a group that is there already is used.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; under torchrun each process takes the GPU
@@ -61,11 +66,14 @@ def processes(device: str) -> Iterator[Processes]:
     if not together:
         yield Processes(0, 1, chosen)
         return
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    ours = not distributed.is_initialized()
+    if ours:
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), chosen)
     finally:
-        distributed.destroy_process_group()
+        if ours:
+            distributed.destroy_process_group()
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:

@@ -61,6 +61,8 @@ class Training:
     device: str = "auto"
     initial_weights: str | None = None
     """A bundle's ``model.pt`` to start from; counts where there is no checkpoint yet."""
+    started: float | None = None
+    """`time.monotonic()` from which the minutes count; None: when `run` is called."""
 
     def run(self) -> int:
         """Train on from the newest checkpoint of `output_dir`; the step that was reached.
@@ -70,18 +72,21 @@ class Training:
             InputError: a checkpoint that is damaged, or of another network.
             TrainingDiverged: the loss is not finite.
         """
+        started = time.monotonic() if self.started is None else self.started
         with processes(self.device) as own, ExitStack() as stack:
-            return _Run(self, own, stack).run()
+            return _Run(self, own, stack, started).run()
 
 
 class _Run:
     """One run in one process."""
 
-    def __init__(self, training: Training, own: Processes, stack: ExitStack) -> None:
+    def __init__(
+        self, training: Training, own: Processes, stack: ExitStack, started: float
+    ) -> None:
         self.settings, self.task, self.own = training.settings, training.task, own
         self.out = Path(training.output_dir)
         self.initial_weights = training.initial_weights
-        self.clock = Clock(self.settings.max_minutes, own)
+        self.clock = Clock(self.settings.max_minutes, own, started)
         self.network = training.network.to(own.device)
         if own.device.type == "cuda":
             self.network = self.network.to(memory_format=torch.channels_last_3d)
@@ -166,6 +171,7 @@ class _Run:
             save(reached)
         if not self.clock.stopped and reached % settings.validate_every:
             validate(reached)
+        self.own.wait()
         _log.info("stopped at step %d of %d", reached, settings.max_steps)
         return reached
 

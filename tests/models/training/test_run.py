@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from radloom.errors import ConfigError
+from radloom.errors import ConfigError, MissingWeights
+from radloom.models.training.evaluation import evaluate
 from radloom.models.training.handlers import TrainingDiverged
 from radloom.models.training.parts import latest_parts, read_parts
 
@@ -138,3 +140,35 @@ def test_a_gpu_that_is_not_there_is_said(training, monkeypatch) -> None:
     given.device = "cuda"
     with pytest.raises(ConfigError, match="expected a GPU for device 'cuda', got none"):
         given.run()
+
+
+def test_a_run_may_start_from_weights_that_are_there(training) -> None:
+    first = training("first", max_steps=2)
+    first.run()
+    weights = Path(first.output_dir) / "model.pt"
+    second = training("second", max_steps=1)
+    second.initial_weights = str(weights)
+    second.optimizer.param_groups[0]["lr"] = 0.0
+    second.run()
+    given = torch.load(weights, weights_only=True)
+    found = torch.load(Path(second.output_dir) / "model.pt", weights_only=True)
+    assert all(torch.equal(given[name], found[name]) for name in given)
+
+
+def test_time_counts_from_the_start_that_is_given(training) -> None:
+    given = training(max_steps=9, max_minutes=5.0)
+    given.started = time.monotonic() - 300
+    assert given.run() == 1
+
+
+def test_weights_are_evaluated_alone(training, tmp_path) -> None:
+    given = training(max_steps=2, validation_cases=2)
+    given.run()
+    out = tmp_path / "evaluation"
+    arguments = (str(Path(given.output_dir) / "model.pt"), str(out), given.settings, "cpu")
+    found = evaluate(given.network, given.task, given.source, *arguments)
+    last = json.loads((Path(given.output_dir) / "validation.jsonl").read_text().splitlines()[-1])
+    assert found["dice_head"] == pytest.approx(last["dice_head"], abs=0.02)
+    assert json.loads((out / "metrics.json").read_text()) == found
+    with pytest.raises(MissingWeights, match=r"<none.pt>, which are absent"):
+        evaluate(given.network, given.task, given.source, "none.pt", *arguments[1:])
