@@ -27,7 +27,9 @@ __all__ = [
     "CompositionRecipe",
     "compose",
     "draw_composition",
+    "mixed",
     "partner_values",
+    "spread",
     "thickness_of",
 ]
 
@@ -132,6 +134,25 @@ def partner_values(values: Sequence[float]) -> list[float]:
     return [values[PARTNERS.get(code, code)] for code in Code]
 
 
+def spread(codes: torch.Tensor, values: Sequence[float]) -> torch.Tensor:
+    """(I, J, K) float32: the value of each voxel's `Code`."""
+    table = torch.tensor(values, device=codes.device)
+    return table.index_select(0, codes.flatten().int()).view(codes.shape)
+
+
+def mixed(
+    codes: torch.Tensor,
+    values: Sequence[float],
+    gains: Sequence[float],
+    composition: Composition | None,
+) -> torch.Tensor:
+    """(I, J, K) float32: the value of each voxel's structure, with its partner's share of gains."""
+    result = spread(codes, values)
+    if composition is not None:
+        result.addcmul_(spread(codes, gains), composition.share)
+    return result
+
+
 def compose(
     codes: torch.Tensor, parameters: CompositionParameters, *, spacing_mm: float = 1.0
 ) -> Composition:
@@ -146,10 +167,8 @@ def compose(
     p = replace(p, knot_mm=p.knot_mm / spacing_mm, vessel_mm=p.vessel_mm / spacing_mm)
     shape = (codes.shape[0], codes.shape[1], codes.shape[2])
     pattern = smooth_noise(shape, _along_the_body(p.knot_mm), p.seed, device)[0]
-    slopes, offsets = (torch.tensor(v, device=device) for v in _lines(p))
-    index = codes.flatten().int()
-    share = slopes.index_select(0, index).view(shape).mul_(pattern)
-    share.add_(offsets.index_select(0, index).view(shape)).clamp_(0, 0.9)
+    slopes, offsets = _lines(p)
+    share = spread(codes, slopes).mul_(pattern).add_(spread(codes, offsets)).clamp_(0, 0.9)
     thickness = thickness_of(codes)
     if p.fat_in_skin > 0:
         depth = _near(codes == Code.AIR).mul_(-1 / 0.3).add_(1)

@@ -16,7 +16,13 @@ from typing import Protocol
 
 import torch
 
-from radloom.transforms.synthesis.composition import Composition, partner_values, thickness_of
+from radloom.transforms.synthesis.composition import (
+    Composition,
+    mixed,
+    partner_values,
+    spread,
+    thickness_of,
+)
 from radloom.transforms.synthesis.draws import Range, chance, log_uniform, normal, seed, uniform
 from radloom.transforms.synthesis.fields import smooth_noise
 from radloom.transforms.synthesis.relaxation import KIN
@@ -246,18 +252,10 @@ def render_hu(
         spacing_mm: of the voxels.
     """
     shape = (codes.shape[0], codes.shape[1], codes.shape[2])
-    index = codes.flatten().int()
-
-    def spread(values: Sequence[float]) -> torch.Tensor:
-        table = torch.tensor(values, device=codes.device)
-        return table.index_select(0, index).view(shape)
-
-    hu = spread(parameters.means)
-    if composition is not None:
-        hu.addcmul_(spread(_partner_gains(parameters.means)), composition.share)
+    hu = mixed(codes, parameters.means, _partner_gains(parameters.means), composition)
     if any(parameters.deviations):
         texture = texture_field(shape, parameters.texture, codes.device, spacing_mm=spacing_mm)
-        hu.addcmul_(spread(parameters.deviations), texture)
+        hu.addcmul_(spread(codes, parameters.deviations), texture)
     thickness = thickness_of(codes) if composition is None else composition.thickness
     _vary_bone(hu, codes, thickness, parameters.bone, spacing_mm)
     for metal in parameters.metal:

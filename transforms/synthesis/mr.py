@@ -16,7 +16,7 @@ from typing import Protocol
 
 import torch
 
-from radloom.transforms.synthesis.composition import Composition, partner_values
+from radloom.transforms.synthesis.composition import Composition, mixed, partner_values, spread
 from radloom.transforms.synthesis.contrast import MRSequence, mr_signal
 from radloom.transforms.synthesis.draws import (
     Range,
@@ -222,22 +222,14 @@ def render_mr_signal(
         spacing_mm: of the voxels.
     """
     shape = (codes.shape[0], codes.shape[1], codes.shape[2])
-    index = codes.flatten().int()
-
-    def spread(values: Sequence[float]) -> torch.Tensor:
-        table = torch.tensor(values, device=codes.device)
-        return table.index_select(0, index).view(shape)
-
-    signal = spread(parameters.means)
-    if composition is not None:
-        signal.addcmul_(spread(_partner_gains(parameters.means)), composition.share)
+    signal = mixed(codes, parameters.means, _partner_gains(parameters.means), composition)
     if any(parameters.deviations):
         texture = texture_field(shape, parameters.texture, codes.device, spacing_mm=spacing_mm)
-        signal.addcmul_(spread(parameters.deviations), texture)
+        signal.addcmul_(spread(codes, parameters.deviations), texture)
     if any(parameters.gradients):
         knots = (parameters.gradient_mm / spacing_mm,) * 3
         slow = smooth_noise(shape, knots, parameters.gradient_seed, codes.device)
-        signal.addcmul_(spread(parameters.gradients), slow[0])
+        signal.addcmul_(spread(codes, parameters.gradients), slow[0])
     return signal.clamp_min_(0)
 
 
