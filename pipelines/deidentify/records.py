@@ -93,6 +93,7 @@ def _one(
     cleaned = replace(
         series,
         series_uid=names.uid(series.series_uid),
+        modality="" if holds_identifier(series.modality, facts.identifiers) else series.modality,
         description=said.get(series.description, ""),
         detail=_sentence(hide_paths(series.detail), said, facts),
         role_rule=_sentence(series.role_rule, said, facts),

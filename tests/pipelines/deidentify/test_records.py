@@ -138,6 +138,7 @@ def test_run_and_convert_with_a_key_leave_nothing(planted, tmp_path, find_leaks)
     assert CliRunner().invoke(app, command).exit_code == 0
     inside = ["run", str(planted), str(out), "--deidentify", str(out / "key"), "--new-key"]
     assert CliRunner().invoke(app, inside).exit_code == 2
+    assert CliRunner().invoke(app, [*command, "--index", str(out / "index")]).exit_code == 2
 
 
 def test_the_command_deidentify(planted, tmp_path, find_leaks):
