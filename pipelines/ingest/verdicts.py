@@ -125,7 +125,10 @@ def parts_of_series(slices: Sequence[SliceHeader]) -> list[Part]:
     damaged = [h for h in usable if h.problem]
     if damaged:
         return [*parts, _damaged(usable, damaged)]
-    return [*parts, *_oriented_parts(usable)]
+    try:
+        return [*parts, *_oriented_parts(usable)]
+    except SeriesRefused as refusal:  # directions that are none, met while they are told apart
+        return [*parts, Part(tuple(usable), code=refusal.code, detail=refusal.detail)]
 
 
 def _object_verdict(header: SliceHeader) -> tuple[ReasonCode, str] | None:

@@ -157,6 +157,18 @@ def test_a_tilted_time_series_stays_refused_for_its_tilt(tmp_path, series):
         assert (record.status, record.reason) == ("rejected", "gantry_tilt")
 
 
+def test_a_direction_that_is_none_costs_its_own_series_alone(tmp_path, series):
+    series(tmp_path / "good")
+    bent = [0.2, 0.0, 0.0, 0.0, 0.3, 0.0]
+    series(
+        tmp_path / "bent",
+        edit=lambda d, k: setattr(d, "ImageOrientationPatient", bent) if k == 2 else None,
+    )
+    (study,) = discover(tmp_path)
+    found = sorted((s.status, s.reason) for s in study.series)
+    assert found == [("accepted", "not_a_head_volume"), ("rejected", "missing_geometry")]
+
+
 def test_missing_slices_are_never_made_up(tilted):
     (study,) = discover(tilted(table=(0.0, 4.0, 8.0, 16.0, 20.0), angle=0.0), options=BOTH)
     assert (study.series[0].status, study.series[0].reason) == ("rejected", "missing_slice")
