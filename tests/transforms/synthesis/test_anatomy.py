@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +21,7 @@ from radloom.transforms.synthesis.anatomy import (
     unpack_anatomy,
 )
 from radloom.transforms.synthesis.phantom import make_head
-from radloom.transforms.synthesis.tissues import LABEL_NAMES, Code
+from radloom.transforms.synthesis.tissues import LABEL_NAMES, STRUCTURES, Code
 
 
 def little_head() -> np.ndarray:
@@ -147,3 +150,13 @@ def test_a_real_map_keeps_every_structure(real_data):
             assert (back == label).sum() > 0.97 * (labels == label).sum()
     codes = code_of(anatomy.structures)
     assert {Code.FAT, Code.LENS, Code.SCLERA, Code.CORD} <= set(codes.unique().tolist())
+
+
+def test_the_page_on_labels_holds_them_all():
+    page = Path(__file__).parents[3] / "docs" / "reference" / "labels.md"
+    rows = [line.split("|") for line in page.read_text().splitlines() if re.match(r"\| \d", line)]
+    written = {
+        (int(left), int(right if right.strip() else left)): name.strip()
+        for _, left, right, name, _ in rows
+    }
+    assert written == {s.label: s.name for s in STRUCTURES}
