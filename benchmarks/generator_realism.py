@@ -2,8 +2,9 @@
 
 Real: T1, T2 and FLAIR of two patients (real/ms), and the slices of a head CT (studies/ct_head_tilt,
 whose pixels count here, not its geometry). Rendered: heads of anatomy/validation on the voxels of
-those scans, in the contrast of that name, with anomalies, edits and acquisition as in training but
-without what people take out of pictures. The same steps measure both, within the head:
+those scans, in the contrast of that name, with anomalies and edits as in training; once by a good
+acquisition (shading, weak noise), once by those of training, without what people take out of
+pictures. The same steps measure all, within the head:
 
 - grey values: over the 99th percentile (CT: HU / 1000); Wasserstein distance of distributions;
 - edges: length of the in-plane gradient per mm, in the same units; distance of the distributions of
@@ -33,8 +34,11 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from radloom.transforms.synthesis.anatomy import Anatomy, anatomy_of_labels, unpack_anatomy
-from radloom.transforms.synthesis.artefacts import MRAcquisitionRecipe
+from radloom.transforms.synthesis.artefacts import CTAcquisitionRecipe, MRAcquisitionRecipe
+from radloom.transforms.synthesis.artefacts.beam_hardening import BeamHardeningRecipe
+from radloom.transforms.synthesis.artefacts.kernel import KernelRecipe
 from radloom.transforms.synthesis.artefacts.masking import MaskRecipe
+from radloom.transforms.synthesis.artefacts.quantum_noise import QuantumNoiseRecipe
 from radloom.transforms.synthesis.deformation import DeformationRecipe
 from radloom.transforms.synthesis.mr import CONTRASTS
 from radloom.transforms.synthesis.sample import (
@@ -48,6 +52,20 @@ Floats = npt.NDArray[np.float32]
 
 CONTRAST = {"T1W": "t1", "T2W": "t2", "FLAIR": "flair"}
 PATIENTS = (("patient03", "study2"), ("patient04", "study1"))
+ACQUISITIONS = {
+    "good scan": (
+        MRAcquisitionRecipe(nearly_clean=1.0),
+        CTAcquisitionRecipe(
+            beam_hardening=BeamHardeningRecipe(probability=0),
+            kernel=KernelRecipe(sharp_probability=0),
+            noise=QuantumNoiseRecipe(hu=(2.0, 6.0)),
+        ),
+    ),
+    "training": (
+        MRAcquisitionRecipe(mask=MaskRecipe(0, face_probability=0)),
+        CTAcquisitionRecipe(),
+    ),
+}
 RINGS = np.linspace(0.05, 0.5, 19)
 N_VALUES = 20_000
 
@@ -69,30 +87,35 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     args = parser.parse_args()
     heads = load(args.anatomies or args.data / "anatomy" / "validation")
-    pictures, real, rendered = [], {}, {}
-    for name in CONTRAST:
-        scans = [mr_scan(args.data, *patient, name) for patient in PATIENTS]
-        real[name] = [look(volume, spacing) for volume, spacing in scans]
-        renders = [render(h, name, *scans[0], n) for h in heads for n in range(args.draws)]
-        rendered[name] = [look(volume, scans[0][1]) for volume in renders]
-        pictures.append([scans[0][0], scans[1][0], *renders[:3]])
-    ct, spacing = ct_scan(args.data / "studies" / "ct_head_tilt")
-    real["CT"] = [look(ct, spacing, hu=True)]
-    renders = [render(h, "CT", ct, spacing, n) for h in heads for n in range(args.draws)]
-    rendered["CT"] = [look(volume, spacing, hu=True) for volume in renders]
-    pictures.append([ct, *renders[:4]])
+    scans = {
+        name: [mr_scan(args.data, *patient, name) for patient in PATIENTS] for name in CONTRAST
+    }
+    scans["CT"] = [ct_scan(args.data / "studies" / "ct_head_tilt")]
+    pictures = []
+    real: dict[str, list[Look]] = {}
+    rendered: dict[str, dict[str, list[Look]]] = {kind: {} for kind in ACQUISITIONS}
+    for name, own in scans.items():
+        real[name] = [look(volume, spacing, hu=name == "CT") for volume, spacing in own]
+        row = [volume for volume, _ in own]
+        for kind, recipe in ACQUISITIONS.items():
+            renders = [
+                render(h, name, *own[0], n, recipe) for h in heads for n in range(args.draws)
+            ]
+            rendered[kind][name] = [look(v, own[0][1], hu=name == "CT") for v in renders]
+            row += renders[:2] if len(own) == 2 or kind == "training" else renders[:3]
+        pictures.append(row)
     report(real, rendered)
     if args.sheet:
         save_sheet(pictures, args.sheet)
 
 
-def report(real: dict[str, list[Look]], rendered: dict[str, list[Look]]) -> None:
+def report(real: dict[str, list[Look]], rendered: dict[str, dict[str, list[Look]]]) -> None:
     others = {"T1W": "T2W", "T2W": "T1W", "FLAIR": "T1W"}
-    print("| | | rendered to real | real to real | other contrast to real |")
-    print("|---|---|---|---|---|")
+    print("| | | rendered, good scan | rendered, as trained on | real to real | other contrast |")
+    print("|---|---|---|---|---|---|")
     for name, scans in real.items():
         of_kind = {
-            "rendered": mean_distance(rendered[name], scans),
+            **{kind: mean_distance(looks[name], scans) for kind, looks in rendered.items()},
             "real": distance(*scans) if len(scans) == 2 else None,
             "other": mean_distance(real[others[name]], scans) if name in others else None,
         }
@@ -184,7 +207,12 @@ def ct_scan(folder: Path) -> tuple[Floats, tuple[float, float, float]]:
 
 
 def render(
-    head: Anatomy, name: str, scan: Floats, spacing: tuple[float, float, float], number: int
+    head: Anatomy,
+    name: str,
+    scan: Floats,
+    spacing: tuple[float, float, float],
+    number: int,
+    acquisitions: tuple[MRAcquisitionRecipe, CTAcquisitionRecipe],
 ) -> Floats:
     """A head in a contrast, on the voxels of a scan."""
     shape = (scan.shape[0], scan.shape[1], scan.shape[2])
@@ -192,11 +220,13 @@ def render(
         grid=GridRecipe(shape, offset=0.0),
         deformation=DeformationRecipe(rotation_degrees=(-6, 6), extreme_probability=0),
         mr=CONTRASTS.get(CONTRAST.get(name, ""), CONTRASTS["t1"]),
-        mr_acquisition=MRAcquisitionRecipe(mask=MaskRecipe(0, face_probability=0)),
+        mr_acquisition=acquisitions[0],
+        ct_acquisition=acquisitions[1],
     )
     seed = 1000 * number + sum(map(ord, head.name + name))
     drawn = draw_sample(head, recipe, torch.Generator().manual_seed(seed))
-    drawn = replace(drawn, grid=replace(drawn.grid, spacing_mm=spacing, centre_mm=(0, 0, 30)))
+    top = (head.grid.shape[2] * head.spacing_mm - shape[2] * spacing[2]) / 2 + 8
+    drawn = replace(drawn, grid=replace(drawn.grid, spacing_mm=spacing, centre_mm=(0, 0, top)))
     wanted = "ct" if name == "CT" else "image"
     return render_sample(head, drawn, (wanted,))[wanted][0].numpy()
 

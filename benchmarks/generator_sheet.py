@@ -26,7 +26,7 @@ from radloom.transforms.synthesis.sample import (
 )
 
 WANTED = ("image", "clean", "label", "ct")
-N_COLUMNS = 6
+N_COLUMNS = 8
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -46,7 +46,8 @@ def main() -> None:
         sample = render_sample(anatomy, draw_sample(anatomy, recipe, generator), WANTED)
         columns.append(column(sample, number % 3))
     rows = [np.hstack(columns[i : i + N_COLUMNS]) for i in range(0, len(columns), N_COLUMNS)]
-    Image.fromarray(np.vstack(rows)).save(args.out, optimize=True)
+    sheet = Image.fromarray(np.vstack(rows))
+    sheet.quantize(128, dither=Image.Dither.NONE).save(args.out, optimize=True)
 
 
 def load(path: Path) -> Anatomy:
@@ -94,11 +95,11 @@ def coloured(labels: npt.NDArray[np.generic], below: Pixels) -> Pixels:
     return mixed.astype(np.uint8)
 
 
-def framed(picture: Pixels, height: int = 200, width: int = 200) -> Pixels:
+def framed(picture: Pixels, height: int = 156, width: int = 156) -> Pixels:
     image = Image.fromarray(np.ascontiguousarray(picture))
     image.thumbnail((width, height), Image.Resampling.BILINEAR)
-    frame = Image.new("RGB", (width + 4, height + 4))
-    frame.paste(image, ((width - image.width) // 2 + 2, (height - image.height) // 2 + 2))
+    frame = Image.new("RGB", (width + 2, height + 2))
+    frame.paste(image, ((width - image.width) // 2 + 1, (height - image.height) // 2 + 1))
     return np.asarray(frame)
 
 
