@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -109,3 +110,38 @@ def test_a_bundle_without_weights_says_so(name) -> None:
         pytest.skip("the weights are here")
     with pytest.raises(MissingWeights, match=f"<{name}> has no weights.*or train it"):
         weights_path(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "files", "result"),
+    [
+        ("head_mr_to_ct_translation", ("image",), "image_pseudoct.nii.gz"),
+        ("brain_mr_segmentation", ("image",), "image_dseg.nii.gz"),
+        ("head_mr_registration", ("fixed", "moving"), "fixed_ddf.nii.gz"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning:monai.bundle")
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
+def test_inference_runs_with_weights_of_the_training(name, files, result, tmp_path) -> None:
+    import nibabel as nib
+    from monai.bundle import ConfigParser, run
+
+    config = bundles_folder() / name / "configs" / "inference.yaml"
+    parser = ConfigParser(yaml.safe_load(config.read_text()))
+    for key, value in TINY[name].items():
+        parser[key] = value
+    export_weights(parser.get_parsed_content("network_def"), tmp_path / "models" / "model.pt")
+    affine = np.diag([-2.0, 2.5, 2.0, 1.0])
+    given = {"bundle_root": str(tmp_path), "output_dir": str(tmp_path / "out"), **TINY[name]}
+    for file in files:
+        image = np.random.default_rng(0).random((20, 22, 24)).astype(np.float32)
+        nib.save(nib.Nifti1Image(image, affine), tmp_path / f"{file}.nii.gz")
+        given[file] = str(tmp_path / f"{file}.nii.gz")
+    if name != "head_mr_registration":
+        given["inferer#roi_size"] = [32, 32, 32]
+    run(config_file=str(config), **given)
+    found = nib.load(tmp_path / "out" / result)
+    np.testing.assert_allclose(found.affine, affine, atol=1e-5)
+    assert found.shape[:3] == (20, 22, 24)
+    assert np.isfinite(np.asarray(found.dataobj)).all()
