@@ -290,8 +290,9 @@ def _untiled(
     i, j, k = shape
     side = values.shape[0] // j
     tiles = values[: side * j, : side * i].reshape(side, j, side, i)
-    stacked: npt.NDArray[np.float64] = tiles.transpose(0, 2, 1, 3).reshape(side * side, j, i)
-    return stacked[:k].transpose(2, 1, 0)
+    stacked = tiles.transpose(0, 2, 1, 3).reshape(side * side, j, i)
+    volume: npt.NDArray[np.float64] = stacked[:k].transpose(2, 1, 0)
+    return volume
 
 
 def _mosaic_affine(affine: Affine, expected: Affine) -> Affine:
