@@ -289,10 +289,8 @@ def _require_same_voxels(study: StudyRecord, series: SeriesRecord, volume: Any) 
     for k, name in enumerate(series.files):
         with quiet_pydicom():
             dataset = pydicom.dcmread(study.root / name, force=True)
-            if (
-                dataset.file_meta.TransferSyntaxUID.is_encapsulated
-                or "ModalityLUTSequence" in dataset
-            ):
+            syntax = dataset.file_meta.get("TransferSyntaxUID")
+            if syntax is None or syntax.is_encapsulated or "ModalityLUTSequence" in dataset:
                 return
             try:
                 stored = dataset.pixel_array.astype(np.float64)
