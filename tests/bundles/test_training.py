@@ -70,6 +70,10 @@ def test_a_minute_on_the_cpu(name, heads, tmp_path) -> None:
     assert all(math.isfinite(value) for value in metrics.values())
     assert (out / "sheets" / "step-00000003.png").is_file()
     assert torch.load(out / "model.pt", weights_only=True)
+    config = [str(config_of(name)), str(config_of(name).with_name("evaluate.yaml"))]
+    given |= {"output_dir": str(tmp_path / "evaluated"), "weights": str(out / "model.pt")}
+    run(config_file=config, **given)
+    assert (tmp_path / "evaluated" / "metrics.json").is_file()
     assert time.monotonic() - begun < 90
 
 
