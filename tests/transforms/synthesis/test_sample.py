@@ -241,6 +241,22 @@ def test_wrong_anatomy_and_unknown_names_are_errors(head, samples):
         render_sample(head, samples[0][0], ("hounsfield",))
 
 
+@pytest.mark.gpu
+def test_a_gpu_renders_the_same_head(head):
+    """The shape is drawn on the CPU for both; noise is the device's own."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    drawn = draw_sample(head, RECIPE, generator(2))
+    there = head.to("cuda")
+    once, twice = (render_sample(there, drawn) for _ in range(2))
+    for name, tensor in once.items():
+        assert tensor.device.type == "cuda"
+        assert torch.equal(tensor, twice[name]), name
+    here = render_sample(head, drawn, ("label", "ct_hu"))
+    assert (once["label"].cpu() == here["label"]).float().mean() > 0.999
+    assert (once["ct_hu"].cpu() - here["ct_hu"]).abs().median() < 5
+
+
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_a_real_map_at_1_mm(real_data):
