@@ -78,6 +78,50 @@ def test_a_minute_on_the_cpu(name, heads, tmp_path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("head_mr_denoising", ("image", "clean")),
+        ("head_mr_registration", ("fixed_image", "moving_image")),
+        ("head_mr_to_ct_translation", ("image", "ct_hu")),
+        ("brain_mr_segmentation", ("image", "label")),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning:monai.bundle")
+def test_own_scans_train_with_the_same_command(name, columns, tmp_path) -> None:
+    import nibabel as nib
+    from monai.bundle import run
+
+    random = np.random.default_rng(0)
+    rows = ["\t".join(columns)]
+    for case in range(2):
+        files = [f"{case}_{column}.nii.gz" for column in columns]
+        rows.append("\t".join(files))
+        for column, file in zip(columns, files, strict=True):
+            values = random.random((20, 24, 22)).astype(np.float32)
+            if column == "ct_hu":
+                values = 2000 * values - 1000
+            if column == "label":
+                values = random.choice(np.array([0, 2, 3, 41, 42], np.int16), values.shape)
+            nib.save(nib.Nifti1Image(values, np.diag([-2.0, -2.0, 2.0, 1.0])), tmp_path / file)
+    (tmp_path / "scans.tsv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "run"
+    given = {key: value for key, value in COMMON.items() if not key.startswith("recipe")}
+    given |= {**TINY[name], "settings#crop_shape": [32, 32, 32], "max_steps": 2}
+    run(
+        config_file=str(config_of(name)),
+        dataset_dir=str(tmp_path),
+        output_dir=str(out),
+        max_minutes=1.0,
+        **given,
+    )
+    _, *steps = curve(out)
+    assert len(steps) == 2
+    assert all(math.isfinite(float(cell)) for row in steps for cell in row)
+    assert (out / "model.pt").is_file()
+
+
+@pytest.mark.slow
 def test_the_command_line_trains(heads, tmp_path) -> None:
     arguments = {**COMMON, **TINY["brain_mr_segmentation"], "max_steps": 2, "max_minutes": 1}
     arguments |= {"dataset_dir": heads, "output_dir": tmp_path / "run"}
