@@ -22,7 +22,7 @@ from radloom.transforms.spatial import Transform, resample
 
 __all__ = ["FIXED_PREFERENCE", "RegisterStage", "Registration", "register_images"]
 
-_REVISION = 1
+_REVISION = 2
 """Raised when the same parameters give other transforms."""
 
 FIXED_PREFERENCE = ("t1", "t1ce", "flair", "t2", "pd", "ct", "pet")
@@ -217,7 +217,15 @@ class RegisterStage:
 def _checks(
     fixed: Volume, moving: Volume, moving_from_fixed: Transform, mask: LabelVolume | None
 ) -> Iterator[Check]:
-    judge = Similarity.of(fixed, moving, spacing_mm=3.0, n_points=20_000, fixed_mask=mask, seed=2)
+    judge = Similarity.of(
+        fixed,
+        moving,
+        spacing_mm=3.0,
+        n_points=20_000,
+        fixed_mask=mask,
+        seed=2,
+        between_voxels=True,
+    )
     before, _ = judge.measure(Transform.identity())
     after, overlap = judge.measure(moving_from_fixed)
     moved = np.linalg.norm(moving_from_fixed.apply(judge.points) - judge.points, axis=1)

@@ -29,10 +29,7 @@ class Similarity:
     from 1 (independent) to 2 (one determines the other), with the entropies H of a joint histogram
     over those sample points that fall into the moving volume (Studholme et al., An overlap
     invariant entropy measure of 3D medical image alignment, Pattern Recognition 1999,
-    doi:10.1016/S0031-3203(98)00091-0). The points lie off the voxels of the fixed volume, so that
-    both volumes are always interpolated: on the voxels, a map that lays grid upon grid would score
-    higher than its neighbours for that alone (Pluim et al., Interpolation artefacts in mutual
-    information-based image registration, Computer Vision and Image Understanding 77, 2000).
+    doi:10.1016/S0031-3203(98)00091-0).
     """
 
     points: npt.NDArray[np.float64]
@@ -53,8 +50,16 @@ class Similarity:
         n_points: int = 6000,
         fixed_mask: LabelVolume | None = None,
         seed: int = 0,
+        between_voxels: bool = False,
     ) -> Similarity:
-        """For two volumes, at about `spacing_mm`, at up to `n_points` points round the head."""
+        """For two volumes, at about `spacing_mm`, at up to `n_points` points round the head.
+
+        With `between_voxels` the points lie off the voxels of the fixed volume, so that both
+        volumes are always interpolated: on the voxels, a map that lays grid upon grid scores
+        otherwise than its neighbours for that alone (Pluim et al., Interpolation artefacts in
+        mutual information-based image registration, Computer Vision and Image Understanding 77,
+        2000). For the comparison of one map with none; searches stay on the voxels, within masks.
+        """
         coarse = clipped(at_spacing(fixed, spacing_mm))
         if fixed_mask is None:
             mask = head_mask(coarse, margin_mm=MARGIN_MM)
@@ -64,9 +69,9 @@ class Similarity:
         chosen = np.flatnonzero(mask)
         if chosen.size > n_points:
             chosen = np.sort(random.choice(chosen, n_points, replace=False))
-        index = np.stack(np.unravel_index(chosen, mask.shape)) + random.uniform(
-            -0.5, 0.5, (3, chosen.size)
-        )
+        index = np.stack(np.unravel_index(chosen, mask.shape)).astype(np.float64)
+        if between_voxels:
+            index += random.uniform(-0.5, 0.5, index.shape)
         fixed_levels = _levels_at(_in_bins(array_of(coarse)[0]), index)
         other = clipped(at_spacing(moving, spacing_mm))
         return Similarity(
