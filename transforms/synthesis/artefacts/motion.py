@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from radloom.transforms.synthesis.draws import Range, chance, choose, normal, uniform
 from radloom.transforms.synthesis.fields import Grid
+from radloom.transforms.synthesis.rotations import rotation_matrix
 
 __all__ = ["MotionRecipe", "Movement", "draw_motion", "line_owners", "moved"]
 
@@ -72,22 +73,10 @@ def moved(signal: Tensor, grid: Grid, movement: Movement) -> Tensor:
         [max(n - 1, 1) * s / 2 for n, s in zip(grid.shape, grid.spacing_mm, strict=True)],
         dtype=torch.float64,
     )
-    back = _rotation(movement.rotation_degrees).T
+    back = torch.from_numpy(rotation_matrix(movement.rotation_degrees).T.copy())
     shift = -back @ torch.tensor(movement.translation_mm, dtype=torch.float64)
     theta = torch.cat([back * extent / extent[:, None], (shift / extent)[:, None]], 1)
     order = [2, 1, 0]
     theta = theta[order][:, [*order, 3]].to(signal)[None]
     points = functional.affine_grid(theta, [1, 1, *signal.shape[1:]], align_corners=True)
     return functional.grid_sample(signal[None], points, align_corners=True)[0]
-
-
-def _rotation(degrees: tuple[float, float, float]) -> Tensor:
-    """(3, 3) about x, then y, then z."""
-    result = torch.eye(3, dtype=torch.float64)
-    for axis, angle in enumerate(math.radians(d) for d in degrees):
-        turn = torch.eye(3, dtype=torch.float64)
-        a, b = (axis + 1) % 3, (axis + 2) % 3
-        turn[a, a] = turn[b, b] = math.cos(angle)
-        turn[b, a], turn[a, b] = math.sin(angle), -math.sin(angle)
-        result = turn @ result
-    return result
