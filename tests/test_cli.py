@@ -23,8 +23,8 @@ from radloom.pipelines.single import write_image
 from radloom.shapes import make_label, make_volume
 
 COMMANDS = [
-    "demo", "inspect", "convert", "run", "deidentify", "deface", "denoise", "register", "translate",
-    "segment", "status", "report",
+    "demo", "inspect", "convert", "run", "denoise", "register", "translate", "segment",
+    "deidentify", "deface", "status", "report",
 ]  # fmt: skip
 
 AFFINE = np.array([[0.0, -1.5, 0, 12], [2, 0, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1]])

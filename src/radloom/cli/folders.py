@@ -1,0 +1,219 @@
+"""Commands on folders of studies: demo, inspect, convert, run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from radloom.cli.arguments import (
+    Deface,
+    Deidentify,
+    Device,
+    Fast,
+    Index,
+    NewKey,
+    NoIndex,
+    Out,
+    Roles,
+    Studies,
+    Trust,
+    index_beside,
+    index_file,
+    pseudonyms,
+    require_folder,
+    threads,
+)
+from radloom.cli.shell import ALL_DONE, SOME_FAILED, app, guarded, say, spinner, wide_console
+
+if TYPE_CHECKING:
+    from radloom.pipelines.runner import RunSummary
+    from radloom.pipelines.workflow import Workflow
+
+
+@app.command()
+@guarded
+def demo(
+    out: Annotated[Path, typer.Argument(metavar="[OUT]", help="Folder for it.")] = Path(
+        "radloom-demo"
+    ),
+) -> None:
+    """Make a phantom study as DICOM and run the head workflow on it."""
+    from radloom.pipelines.demo import write_demo_study
+    from radloom.pipelines.workflow import load_workflow
+
+    started = time.monotonic()
+    studies = out / "studies"
+    if not studies.is_dir():
+        say(f"making a phantom study in {studies}")
+        unfinished = out / "studies.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_demo_study(unfinished / "phantom")
+        unfinished.rename(studies)
+    summary = _run(studies, out / "results", load_workflow("head"))
+    say(f"the whole demo took {time.monotonic() - started:.0f} s")
+    _finish(summary)
+
+
+def _print_roles(wanted: bool) -> None:  # noqa: FBT001  # typer's callback
+    if wanted:
+        from radloom.pipelines.ingest.rules import builtin_text
+
+        sys.stdout.write(builtin_text())
+        raise typer.Exit
+
+
+@app.command()
+@guarded
+def inspect(
+    studies: Studies,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False,
+    index: Index = None,
+    no_index: NoIndex = False,
+    roles: Roles = None,
+    print_roles: Annotated[
+        bool,
+        typer.Option(
+            "--print-roles",
+            callback=_print_roles,
+            is_eager=True,
+            help="Print the built-in role rules, to edit them; needs no STUDIES.",
+        ),
+    ] = False,
+) -> None:
+    """Say which studies and series there are, their roles, and what is refused and why."""
+    require_folder(studies)
+    from radloom.pipelines.ingest import discover, inspect_rows
+    from radloom.pipelines.ingest.rules import load_rules
+    from radloom.pipelines.listing import as_table
+
+    del print_roles  # its callback has answered already
+    rules = load_rules(roles)
+    with spinner("reading headers"):
+        records = discover(
+            studies, rules=rules, index=index_file(studies, index, no_index), workers=threads()
+        )
+    if as_json:
+        sys.stdout.write(json.dumps(inspect_rows(records), indent=2, ensure_ascii=False) + "\n")
+    else:
+        wide_console().print(as_table(records))
+
+
+@app.command()
+@guarded
+def convert(
+    studies: Studies,
+    out: Out,
+    *,
+    suv: Annotated[
+        bool, typer.Option("--suv", help="PET as SUV by body weight, or refused with the reason.")
+    ] = False,
+    correct_tilt: Annotated[
+        bool, typer.Option("--correct-tilt", help="Shear back what a tilted gantry made.")
+    ] = False,
+    resample_spacing: Annotated[
+        bool,
+        typer.Option("--resample-spacing", help="Interpolate slices of uneven distances."),
+    ] = False,
+    roles: Roles = None,
+    deidentify: Deidentify = None,
+    new_key: NewKey = False,
+    deface: Deface = False,
+    index: Index = None,
+    no_index: NoIndex = False,
+) -> None:
+    """Ingest alone: NIfTI and a JSON file for each accepted series, and OUT/ingest.tsv."""
+    require_folder(studies)
+    from radloom.pipelines.workflow import load_workflow
+
+    asked: dict[str, Any] = {"suv": True} if suv else {}
+    asked |= {"gantry_tilt": "correct"} if correct_tilt else {}
+    asked |= {"uneven_spacing": "resample"} if resample_spacing else {}
+    asked |= _ingest_parameters(roles, deface=deface)
+    workflow = load_workflow("head", only=("ingest",), parameters={"ingest": asked})
+    _finish(
+        _run(
+            studies,
+            out,
+            workflow,
+            deidentify=pseudonyms(deidentify, out, new=new_key),
+            index=index_beside(index_file(studies, index, no_index), out, deidentify),
+            readers=threads(),
+        )
+    )
+
+
+@app.command()
+@guarded
+def run(
+    studies: Studies,
+    out: Out,
+    *,
+    workflow: Annotated[str, typer.Option(help="head, or a .yaml file.")] = "head",
+    device: Device = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default as the machine allows.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler that runs already.")
+    ] = None,
+    roles: Roles = None,
+    deidentify: Deidentify = None,
+    new_key: NewKey = False,
+    deface: Deface = False,
+    index: Index = None,
+    no_index: NoIndex = False,
+    fast: Fast = False,
+    trust: Trust = False,
+) -> None:
+    """Every study through the workflow. The same command again does what is missing."""
+    require_folder(studies)
+    from radloom.pipelines.workflow import load_workflow
+
+    _finish(
+        _run(
+            studies,
+            out,
+            load_workflow(
+                workflow,
+                fast=fast,
+                parameters={"ingest": _ingest_parameters(roles, deface=deface)},
+            ),
+            device=device,
+            workers=workers,
+            scheduler=scheduler,
+            trust=trust,
+            deidentify=pseudonyms(deidentify, out, new=new_key),
+            index=index_beside(index_file(studies, index, no_index), out, deidentify),
+            readers=threads(),
+        )
+    )
+
+
+def _ingest_parameters(roles: Path | None, *, deface: bool) -> dict[str, Any]:
+    """Parameters of the ingest stage that replace those of the workflow."""
+    asked: dict[str, Any] = {} if roles is None else {"roles": str(roles.resolve())}
+    return {**asked, "deface": True} if deface else asked
+
+
+def _run(studies: Path, out: Path, workflow: Workflow, **options: Any) -> RunSummary:
+    from radloom.pipelines import runner
+    from radloom.progress import listener
+
+    with listener(Console()) as listen:
+        return runner.run(studies, out, workflow, on_progress=listen, **options)
+
+
+def _finish(summary: RunSummary) -> None:
+    say(f"{summary.sentence()} in {summary.seconds:.0f} s")
+    say(f"results in {summary.out}")
+    if summary.report is not None:
+        say(f"report: {summary.report}")
+    raise typer.Exit(ALL_DONE if summary.all_done else SOME_FAILED)

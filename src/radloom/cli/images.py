@@ -1,0 +1,159 @@
+"""Commands on single images: denoise, register, translate, segment."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from radloom.cli.arguments import Device, Fast, Image, Trust, Written, require_there, threads
+from radloom.cli.shell import app, guarded, say
+from radloom.errors import ConfigError
+
+
+class DenoisingMethod(str, Enum):
+    """How noise is removed."""
+
+    nlm = "nlm"
+    tv = "tv"
+
+
+class RegistrationMethod(str, Enum):
+    """What estimates the transform."""
+
+    elastix = "elastix"
+
+
+class TransformKind(str, Enum):
+    """What a registration may do to space."""
+
+    rigid = "rigid"
+    affine = "affine"
+    deformable = "deformable"
+
+
+@app.command()
+@guarded
+def denoise(
+    image: Image,
+    out: Written,
+    *,
+    method: Annotated[
+        DenoisingMethod, typer.Option(help="Non-local means or total variation.")
+    ] = DenoisingMethod.nlm,
+    fast: Fast = False,
+) -> None:
+    """Remove noise from one image."""
+    require_there(image)
+    from radloom.pipelines.single import denoise_file
+
+    level = denoise_file(image, out, method=method.value, fast=fast, n_threads=threads())
+    say(f"noise level {level:.4g}; wrote {out}")
+
+
+class _LabelPairs(TyperCommand):
+    """``--label IN OUT`` as two values of one option: typer has no list of pairs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments with ``--label IN OUT`` as ``--label IN --label OUT``."""
+        spread: list[str] = []
+        rest = list(args)
+        while rest:
+            word = rest.pop(0)
+            spread.append(word)
+            if word == "--label" and len(rest) > 1:
+                spread += [rest.pop(0), "--label", rest.pop(0)]
+        return super().parse_args(ctx, spread)
+
+
+@app.command(cls=_LabelPairs)
+@guarded
+def register(
+    fixed: Annotated[Path, typer.Argument(metavar="FIXED", help="The image that stays.")],
+    moving: Annotated[Path, typer.Argument(metavar="MOVING", help="The image that moves.")],
+    out: Written,
+    *,
+    method: Annotated[
+        RegistrationMethod, typer.Option(help="What estimates the transform.")
+    ] = RegistrationMethod.elastix,
+    transform: Annotated[
+        TransformKind, typer.Option(help="rigid, affine or deformable.")
+    ] = TransformKind.rigid,
+    label: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="IN OUT", help="A label image of MOVING to carry over; repeatable."),
+    ] = None,
+    save_transform: Annotated[
+        Path | None, typer.Option(metavar="FILE", help=".tfm or .nii.gz, as ITK reads it.")
+    ] = None,
+    parameters: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="An elastix parameter file; repeatable, in order."),
+    ] = None,
+) -> None:
+    """Bring one image onto another."""
+    del method  # one so far; the option is there so that scripts can say it
+    names = label or []
+    if len(names) % 2:
+        raise ConfigError("expected --label IN OUT, got one path")
+    require_there(fixed, moving, *names[::2], *(parameters or []))
+    from radloom.pipelines.single import register_files
+
+    saved = register_files(
+        fixed,
+        moving,
+        out,
+        transform=transform.value,
+        parameter_files=parameters or [],
+        labels=list(zip(names[::2], names[1::2], strict=True)),
+        save_transform=save_transform,
+        n_threads=threads(),
+    )
+    for path in (out, *names[1::2], *([saved] if saved else [])):
+        say(f"wrote {path}")
+
+
+@app.command()
+@guarded
+def translate(
+    image: Annotated[Path, typer.Argument(metavar="MR", help="An MR image of the head.")],
+    out: Written,
+    *,
+    device: Device = "auto",
+    fast: Fast = False,
+) -> None:
+    """Make a pseudo-CT, in HU, of an MR image."""
+    del fast  # the bundle to come knows a coarser grid
+    require_there(image)
+    from radloom.pipelines.single import translate_file
+
+    translate_file(image, out, device=device, n_threads=threads())
+    say(f"wrote {out}")
+
+
+@app.command()
+@guarded
+def segment(
+    image: Image,
+    out: Written,
+    *,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="An nnU-Net v2 model folder or a MONAI bundle."),
+    ] = None,
+    device: Device = "auto",
+    fast: Fast = False,
+    trust: Trust = False,
+) -> None:
+    """Label the structures in one image, on its own grid."""
+    require_there(image, *([model] if model else []))
+    from radloom.pipelines.single import segment_file
+
+    table = segment_file(
+        image, out, model=model, trust=trust, fast=fast, device=device, n_threads=threads()
+    )
+    say(f"wrote {out}")
+    say(f"wrote {table}")
