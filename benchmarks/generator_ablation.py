@@ -31,12 +31,11 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 from scipy import ndimage
 
+from radloom.models.training.anatomies import load_anatomies
 from radloom.transforms.itk_files import read_transform
 from radloom.transforms.synthesis.anatomy import (
     Anatomy,
-    anatomy_of_labels,
     coarsened,
-    unpack_anatomy,
 )
 from radloom.transforms.synthesis.anomalies import AnomalyRecipe
 from radloom.transforms.synthesis.artefacts import MRAcquisitionRecipe
@@ -265,17 +264,9 @@ def rendered(heads: list[Anatomy], network: UNet, n: int = 16) -> float:
     return float(np.mean(scores))
 
 
-def load(folder: Path) -> list[Anatomy]:
-    """Every packed anatomy of a folder, else every label map, at 2 mm; phantoms left out."""
-    heads = [
-        unpack_anatomy(path.read_bytes())
-        for path in sorted(folder.glob("*.npz"))
-        if not path.name.startswith("phantom")
-    ]
-    for path in [] if heads else sorted(folder.glob("*.nii.gz")):
-        image = nib.load(path)
-        labels = np.asarray(image.dataobj).astype(np.int16)
-        heads.append(anatomy_of_labels(path.name[:-7], labels, image.affine))
+def coarse_heads(folder: Path) -> list[Anatomy]:
+    """The heads of a folder at 2 mm, phantoms left out."""
+    heads = [head for head in load_anatomies(folder) if not head.name.startswith("phantom")]
     return [coarsened(head, 2) for head in heads]
 
 
@@ -290,7 +281,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     anatomies = args.anatomies or args.data / "anatomy"
-    train_heads, other_heads = load(anatomies / "train"), load(anatomies / "validation")
+    train_heads, other_heads = (
+        coarse_heads(anatomies / "train"),
+        coarse_heads(anatomies / "validation"),
+    )
     print("| variant | real T1, Dice | T1/T2/FLAIR agreement | held-out renders, Dice | s |")
     print("|---|---|---|---|---|")
     for name in args.variants:

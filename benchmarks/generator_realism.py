@@ -33,7 +33,8 @@ import torch
 from PIL import Image
 from scipy import ndimage, stats
 
-from radloom.transforms.synthesis.anatomy import Anatomy, anatomy_of_labels, unpack_anatomy
+from radloom.models.training.anatomies import load_anatomies
+from radloom.transforms.synthesis.anatomy import Anatomy
 from radloom.transforms.synthesis.artefacts import CTAcquisitionRecipe, MRAcquisitionRecipe
 from radloom.transforms.synthesis.artefacts.beam_hardening import BeamHardeningRecipe
 from radloom.transforms.synthesis.artefacts.kernel import KernelRecipe
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1, help="of each anatomy and contrast")
     parser.add_argument("--sheet", type=Path)
     args = parser.parse_args()
-    heads = load(args.anatomies or args.data / "anatomy" / "validation")
+    heads = load_anatomies(args.anatomies or args.data / "anatomy" / "validation")
     scans = {
         name: [mr_scan(args.data, *patient, name) for patient in PATIENTS] for name in CONTRAST
     }
@@ -229,15 +230,6 @@ def render(
     drawn = replace(drawn, grid=replace(drawn.grid, spacing_mm=spacing, centre_mm=(0, 0, top)))
     wanted = "ct" if name == "CT" else "image"
     return render_sample(head, drawn, (wanted,))[wanted][0].numpy()
-
-
-def load(folder: Path) -> list[Anatomy]:
-    heads = [unpack_anatomy(path.read_bytes()) for path in sorted(folder.glob("*.npz"))]
-    for path in [] if heads else sorted(folder.glob("*.nii.gz")):
-        image = nib.load(path)
-        labels = np.asarray(image.dataobj).astype(np.int16)
-        heads.append(anatomy_of_labels(path.name[:-7], labels, image.affine))
-    return heads
 
 
 def save_sheet(rows: list[list[Floats]], path: Path) -> None:

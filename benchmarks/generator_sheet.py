@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
-from radloom.transforms.synthesis.anatomy import Anatomy, anatomy_of_labels, unpack_anatomy
+from radloom.models.training.anatomies import load_anatomies
 from radloom.transforms.synthesis.sample import (
     GridRecipe,
     SampleRecipe,
@@ -37,26 +36,17 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    paths = sorted([*args.anatomies.glob("*.nii.gz"), *args.anatomies.glob("*.npz")])
+    heads = load_anatomies(args.anatomies)
     recipe = SampleRecipe(grid=GridRecipe((192, 224, 192), offset=0.3))
     columns = []
     for number in range(args.heads):
-        anatomy = load(paths[number % len(paths)])
+        anatomy = heads[number % len(heads)]
         generator = torch.Generator().manual_seed(args.seed + number)
         sample = render_sample(anatomy, draw_sample(anatomy, recipe, generator), WANTED)
         columns.append(column(sample, number % 3))
     rows = [np.hstack(columns[i : i + N_COLUMNS]) for i in range(0, len(columns), N_COLUMNS)]
     sheet = Image.fromarray(np.vstack(rows))
     sheet.quantize(128, dither=Image.Dither.NONE).save(args.out, optimize=True)
-
-
-def load(path: Path) -> Anatomy:
-    if path.suffix == ".npz":
-        return unpack_anatomy(path.read_bytes())
-    image = nib.load(path)
-    return anatomy_of_labels(
-        path.name[:-7], np.asarray(image.dataobj).astype(np.int16), image.affine
-    )
 
 
 def column(sample: dict[str, torch.Tensor], axis: int) -> Pixels:
