@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from radloom.errors import ConfigError, InputError, StageFailed
 from radloom.pipelines.deidentify.keys import Pseudonyms
 from radloom.pipelines.engine.cluster import Cluster, choose_device, connect, plan
+from radloom.pipelines.engine.pace import Pace, Tally
 from radloom.pipelines.engine.worker import (
     Job,
     Outcome,
@@ -63,6 +64,8 @@ class Progress:
     study: str = ""
     stage: str = ""
     outcome: Outcome | None = None
+    pace: Pace = field(default_factory=Pace)
+    """What is at work, the rate, the time left, each device's load, Dask's dashboard."""
 
 
 Listener: TypeAlias = Callable[[Progress], None]
@@ -205,8 +208,9 @@ def run_records(
     write_file(out / "workflow.yaml", workflow.resolved().encode())
     for record in records:
         write_record(out, record)
-    state = _Run(workflow, out, device, trust, on_progress, tuple(records))
-    on_progress(Progress("found", 0, len(records)))
+    tally = Tally(len(records))
+    state = _Run(workflow, out, device, trust, on_progress, tuple(records), tally)
+    on_progress(Progress("found", 0, len(records), pace=tally.now()))
     try:
         state.carry_through(workers=workers, scheduler=scheduler)
     finally:
@@ -225,6 +229,7 @@ class _Run:
     trust: bool
     on_progress: Listener
     records: tuple[StudyRecord, ...]
+    tally: Tally
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     losses: dict[str, list[str]] = field(default_factory=dict)
     """Study -> the stage it was in each time its worker died; empty where it had not begun."""
@@ -239,6 +244,7 @@ class _Run:
             return
         division = plan(len(waiting), workers=workers, device=self.device)
         with connect(division, scheduler=scheduler, logs=self._logs()) as cluster:
+            self.tally.dashboard = cluster.dashboard
             cluster.client.subscribe_topic(self.topic, self._hear)
             try:
                 self._work_off(waiting, cluster)
@@ -332,13 +338,24 @@ class _Run:
         if time.monotonic() - self.tables_at > _TABLES_EVERY_S:
             write_tables(self.out)
             self.tables_at = time.monotonic()
-        n_done, n_studies = len(self.outcomes), len(self.records)
-        self.on_progress(Progress("study", n_done, n_studies, outcome.study, outcome=outcome))
+        self.tally.over(outcome.study, outcome.status)
+        self._tell("study", outcome.study, outcome=outcome)
 
     def _hear(self, event: tuple[float, dict[str, str]]) -> None:
         _, news = event
+        self.tally.enters(news["study"], news["stage"])
+        self._tell("stage", news["study"], news["stage"])
+
+    def _tell(
+        self,
+        event: Literal["stage", "study"],
+        study: str,
+        stage: str = "",
+        outcome: Outcome | None = None,
+    ) -> None:
         n_done, n_studies = len(self.outcomes), len(self.records)
-        self.on_progress(Progress("stage", n_done, n_studies, news["study"], news["stage"]))
+        pace = self.tally.now()
+        self.on_progress(Progress(event, n_done, n_studies, study, stage, outcome, pace))
 
 
 def _result(future: Future) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import signal
 import sys
@@ -58,6 +59,12 @@ class Cluster:
     local: bool
     n_threads: int
     """For native code in each worker; 0: the worker counts its own cores."""
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the scheduler's dashboard; empty where it serves none (it needs bokeh)."""
+        has_one = "dashboard" in self.client.scheduler_info(n_workers=0).get("services", {})
+        return str(self.client.dashboard_link) if has_one else ""
 
     @property
     def n_slots(self) -> int:
@@ -155,16 +162,30 @@ def _shielded() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _existing(address: str) -> Iterator[Client]:
+def _existing(scheduler: str) -> Iterator[Client]:
     try:
-        client = Client(address, timeout=20)
+        client = Client(_address(scheduler), timeout=20)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"expected a Dask scheduler at {address!r}, got no answer ({type(error).__name__}): "
+            f"expected a Dask scheduler at {scheduler!r}, got no answer ({type(error).__name__}): "
             "start one with `dask scheduler`, or leave --scheduler out"
         ) from None
     with client:
         yield client
+
+
+def _address(scheduler: str) -> str:
+    """The address itself, or the one in the JSON file that a scheduler wrote: ``file:PATH``."""
+    if not scheduler.startswith("file:"):
+        return scheduler
+    path = Path(scheduler.removeprefix("file:"))
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["address"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"expected a Dask scheduler's file, got --scheduler <{path}>: `dask scheduler "
+            "--scheduler-file FILE` writes one"
+        ) from None
 
 
 @contextlib.contextmanager
