@@ -161,7 +161,7 @@ def run_stage(stage: Stage, study: Study, out: Path, context: Context) -> tuple[
         if known is not None and _matches(known, receipt) and place.has_files_of(known):
             place.tidy()
             deferred = tuple(_deferred(output, out) for output in known.outputs)
-            return study.with_outputs(stage.name, deferred), known
+            return study.with_outputs(stage.name, deferred, known.checks), known
         place.begin()
         kept: list[Output] = []
         context = replace(
@@ -175,7 +175,7 @@ def run_stage(stage: Stage, study: Study, out: Path, context: Context) -> tuple[
         outputs, receipt = _publish(result, kept, study, place, receipt)
     except Exception as error:
         raise _failed(error, place, _with_cost(receipt, cost)) from error
-    return study.with_outputs(stage.name, outputs), receipt
+    return study.with_outputs(stage.name, outputs, receipt.checks), receipt
 
 
 def resume_stage(stage: Stage, study: Study, out: Path) -> tuple[Study, Receipt] | None:
@@ -196,7 +196,7 @@ def resume_stage(stage: Stage, study: Study, out: Path) -> tuple[Study, Receipt]
     if not same or not place.has_files_of(known):
         return None
     deferred = tuple(_deferred(output, out) for output in known.outputs)
-    return study.with_outputs(stage.name, deferred), known
+    return study.with_outputs(stage.name, deferred, known.checks), known
 
 
 def record_failure(out: Path, study: str, stage: str, reason: str) -> Receipt:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 from radloom.errors import InputError
 
 if TYPE_CHECKING:  # discovery carries records, and must not wait for torch and MONAI
+    from radloom.pipelines.deidentify.keys import StudyPseudonyms
+    from radloom.pipelines.receipts.receipt import Check
     from radloom.shapes import Volume
     from radloom.transforms.spatial import Transform
 
@@ -103,6 +105,9 @@ class StudyRecord:
     salt: str = ""
     """For a study under pseudonyms: what goes into every digest of a path, and is never written;
     a run then writes nothing that it read from a header without cleaning it. Empty for others."""
+    pseudonyms: StudyPseudonyms | None = field(default=None, repr=False)
+    """For a study under pseudonyms: what its UIDs and dates become, for DICOM objects; never
+    written."""
 
     @property
     def key(self) -> str:
@@ -181,10 +186,18 @@ class Study:
     record: StudyRecord
     outputs: Mapping[str, tuple[Output, ...]] = field(default_factory=dict)
     """Stage name -> what it gave, in the order in which stages ran."""
+    checks: Mapping[str, tuple[Check, ...]] = field(default_factory=dict)
+    """Stage name -> what it checked."""
 
-    def with_outputs(self, stage: str, outputs: tuple[Output, ...]) -> Study:
+    def with_outputs(
+        self, stage: str, outputs: tuple[Output, ...], checks: tuple[Check, ...] = ()
+    ) -> Study:
         """The study after `stage`."""
-        return replace(self, outputs=MappingProxyType({**self.outputs, stage: outputs}))
+        return replace(
+            self,
+            outputs=MappingProxyType({**self.outputs, stage: outputs}),
+            checks=MappingProxyType({**self.checks, stage: checks}),
+        )
 
     def find(
         self,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from radloom import __version__
 from radloom.errors import InputError
-from radloom.pipelines.deidentify.keys import Pseudonyms
+from radloom.pipelines.deidentify.keys import Names, Pseudonyms
 from radloom.pipelines.deidentify.profile import SCHEME, Options, Profile, load_profile, methods_of
 from radloom.pipelines.deidentify.words import clean_words, holds_identifier, identifier_words
 
@@ -94,7 +94,7 @@ class _Work:
     """What every element of one object is held against."""
 
     profile: Profile
-    names: Pseudonyms
+    names: Names
     options: Options
     patient: str
     label: str
@@ -113,7 +113,7 @@ def session_of(dataset: Dataset, names: Pseudonyms) -> str:
     return moved or names.digest("study", str(dataset.get("StudyInstanceUID", "")))
 
 
-def deidentify_dataset(dataset: Dataset, names: Pseudonyms, options: Options | None = None) -> None:
+def deidentify_dataset(dataset: Dataset, names: Names, options: Options | None = None) -> None:
     """Cleans a data set in place, its file meta information and preamble included.
 
     Args:

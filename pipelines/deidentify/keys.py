@@ -14,12 +14,22 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from radloom.errors import ConfigError
 
-__all__ = ["DICOM_ROOT", "LABEL_LETTERS", "Pseudonyms", "make_key", "read_key"]
+__all__ = [
+    "DICOM_ROOT",
+    "LABEL_LETTERS",
+    "Names",
+    "Pseudonyms",
+    "StudyPseudonyms",
+    "make_key",
+    "read_key",
+]
 
 KEY_BYTES = 32
 """As long as the digest; longer adds nothing (RFC 2104 section 3)."""
@@ -79,7 +89,10 @@ def read_key(path: Path) -> Pseudonyms:
 
 @dataclass(frozen=True)
 class Pseudonyms:
-    """What one key makes of originals. Never shown, written or sent to a worker."""
+    """What one key makes of originals. Never shown, written or sent to a worker.
+
+    A worker gets the `StudyPseudonyms` of its study.
+    """
 
     key: bytes = field(repr=False)
 
@@ -118,23 +131,103 @@ class Pseudonyms:
         >>> int(second) - int(first) in (2, 2 + 69, 2 + 70, 2 + 71, 2 + 72)
         True
         """
-        match = re.fullmatch(r"(\d{4})[.-]?(\d\d)[.-]?(\d\d)", date.strip(" \x00"))
-        if match is None:
-            return ""
-        try:
-            day = dt.date(*map(int, match.groups()))
-            moved = day + dt.timedelta(days=self.days(patient))
-        except (ValueError, OverflowError):
-            return ""
-        return moved.strftime("%Y%m%d") if moved.year > 999 else ""
+        return _moved_date(date, self.days(patient))
 
     def datetime(self, patient: str, value: str) -> str:
         """A DICOM DT with its day moved and its time kept; empty where no whole day is in it."""
-        text = value.strip(" \x00")
-        day = self.date(patient, text[:8])
-        rest = text[8:]
-        return day + rest if day and re.fullmatch(r"[0-9]*(\.\d+)?([+-]\d{4})?", rest) else ""
+        return _moved_datetime(value, self.days(patient))
+
+    def of_study(self, patient: str, study_uid: str, uids: Iterable[str]) -> StudyPseudonyms:
+        """What of all this one study takes, which a worker may be told: not the key.
+
+        Args:
+            patient: its patient.
+            study_uid: its own UID, before.
+            uids: those that its files hold; others get pseudonyms of the study alone.
+        """
+        return StudyPseudonyms(
+            label=self.subject(patient),
+            days_moved=self.days(patient),
+            uids={uid: self.uid(uid) for uid in sorted({u.strip(" \x00") for u in uids})},
+            secret=self._mac("uids of a study", study_uid),
+        )
 
     def _mac(self, purpose: str, text: str) -> bytes:
         message = f"radloom {purpose}\x00{text}".encode("utf-8", "surrogateescape")
         return hmac.new(self.key, message, hashlib.sha256).digest()
+
+
+class Names(Protocol):
+    """Pseudonyms as far as one object needs them."""
+
+    def subject(self, patient: str) -> str:
+        """The label of a patient."""
+        ...
+
+    def uid(self, original: str) -> str:
+        """The UID that stands for another."""
+        ...
+
+    def date(self, patient: str, date: str) -> str:
+        """A date moved with the patient's others; empty where it is none."""
+        ...
+
+    def datetime(self, patient: str, value: str) -> str:
+        """A DT with its day moved; empty where no whole day is in it."""
+        ...
+
+
+@dataclass(frozen=True)
+class StudyPseudonyms:
+    """What one study takes of a key's pseudonyms: it travels with the record, and is not written.
+
+    It holds no more than the study's own files do together with their pseudonyms; it leads to no
+    other study and not to the key.
+    """
+
+    label: str
+    days_moved: int
+    uids: Mapping[str, str] = field(repr=False)
+    """UID -> pseudonym, for those that discovery met."""
+    secret: bytes = field(repr=False)
+    """Makes pseudonyms of the others."""
+
+    def subject(self, patient: str) -> str:  # noqa: ARG002  # there is one patient
+        """The label of the study's patient."""
+        return self.label
+
+    def uid(self, original: str) -> str:
+        """The key's pseudonym where the UID is known; else one that is the study's own."""
+        original = original.strip(" \x00")
+        if not original or original.startswith(DICOM_ROOT):
+            return original
+        known = self.uids.get(original)
+        if known is not None:
+            return known
+        digest = hmac.new(self.secret, original.encode("utf-8", "surrogateescape"), hashlib.sha256)
+        return f"2.25.{int.from_bytes(digest.digest()[:16], 'big')}"
+
+    def date(self, patient: str, date: str) -> str:  # noqa: ARG002  # there is one patient
+        """A date moved with the patient's others; empty where it is none."""
+        return _moved_date(date, self.days_moved)
+
+    def datetime(self, patient: str, value: str) -> str:  # noqa: ARG002  # there is one patient
+        """A DT with its day moved; empty where no whole day is in it."""
+        return _moved_datetime(value, self.days_moved)
+
+
+def _moved_date(date: str, days: int) -> str:
+    match = re.fullmatch(r"(\d{4})[.-]?(\d\d)[.-]?(\d\d)", date.strip(" \x00"))
+    if match is None:
+        return ""
+    try:
+        moved = dt.date(*map(int, match.groups())) + dt.timedelta(days=days)
+    except (ValueError, OverflowError):
+        return ""
+    return moved.strftime("%Y%m%d") if moved.year > 999 else ""
+
+
+def _moved_datetime(value: str, days: int) -> str:
+    text = value.strip(" \x00")
+    day, rest = _moved_date(text[:8], days), text[8:]
+    return day + rest if day and re.fullmatch(r"[0-9]*(\.\d+)?([+-]\d{4})?", rest) else ""

@@ -38,6 +38,8 @@ class _Facts:
     identifiers: frozenset[str]
     burned_in: frozenset[str]
     """Files whose pixels show text."""
+    uids: frozenset[str] = frozenset()
+    """Of the study, its series, instances and frames of reference."""
 
 
 def deidentify_records(
@@ -63,6 +65,9 @@ def deidentify_records(
                 root=record.root,
                 series=tuple(_series(record.series, facts, names)),
                 salt=names.digest("salt", record.study_uid, 32),
+                pseudonyms=names.of_study(
+                    facts.patient, record.study_uid, {record.study_uid, *facts.uids}
+                ),
             )
         )
     return tuple(sorted(renamed, key=lambda record: record.key))
@@ -154,6 +159,7 @@ def _facts(record: StudyRecord) -> _Facts:
         date=first.date,
         identifiers=identifier_words(values),
         burned_in=frozenset(path for path, header in headers if header.burned_in),
+        uids=frozenset(uid for _, header in headers for uid in header.uids),
     )
 
 
@@ -171,13 +177,17 @@ class _Header:
     date: str
     burned_in: bool
     identifying: frozenset[str]
+    uids: frozenset[str]
+
+
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 
 
 def _read(file: Path) -> list[_Header]:
     """What one file says of its patient; nothing where it cannot be read."""
     import pydicom
 
-    wanted = (*IDENTIFYING, "StudyInstanceUID", "StudyDate", "BurnedInAnnotation",
+    wanted = (*IDENTIFYING, *UIDS, "StudyDate", "BurnedInAnnotation",
               "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName")  # fmt: skip
     try:
         with quiet_pydicom():
@@ -191,6 +201,7 @@ def _read(file: Path) -> list[_Header]:
                     date=str(dataset.get("StudyDate", "") or ""),
                     burned_in=str(dataset.get("BurnedInAnnotation", "")).upper() == "YES",
                     identifying=frozenset(texts - {""}),
+                    uids=frozenset({str(dataset.get(k, "") or "") for k in UIDS} - {""}),
                 )
             ]
     except PARSE_ERRORS:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from radloom.pipelines.receipts.plain import from_json, plain, to_json
 from radloom.pipelines.receipts.receipt import STAGES_FOLDER
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 
-__all__ = ["is_deidentified", "read_records", "write_record"]
+__all__ = ["is_deidentified", "read_record", "read_records", "write_record"]
 
 
 def write_record(out: Path, record: StudyRecord) -> Path:
     """``OUT/stages/<key>/study.json``, without the study's folder and its file names."""
-    content = plain(record)
-    del content["root"], content["salt"]
+    content = plain(replace(record, pseudonyms=None))
+    del content["root"], content["salt"], content["pseudonyms"]
     content["deidentified"] = bool(record.salt)
     for series, known in zip(content["series"], record.series, strict=True):
         del series["files"]
@@ -34,8 +35,16 @@ def write_record(out: Path, record: StudyRecord) -> Path:
 def read_records(out: Path) -> Iterator[StudyRecord]:
     """Every readable record below `out`, by key; `root` is empty and no series has `files`."""
     for path in sorted((out / STAGES_FOLDER).glob("*/study.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            yield _record(from_json(path.read_bytes()))
+        record = read_record(out, path.parent.name)
+        if record is not None:
+            yield record
+
+
+def read_record(out: Path, key: str) -> StudyRecord | None:
+    """One study's record, as `read_records` has it; None where there is none to be read."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return _record(from_json((out / STAGES_FOLDER / key / "study.json").read_bytes()))
+    return None
 
 
 def _record(content: Mapping[str, Any]) -> StudyRecord:
