@@ -7,16 +7,18 @@ what its header says of them is refused.
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from radloom.errors import ReasonCode, SeriesRefused
-from radloom.pipelines.ingest.elements import Unusual, read_elements
-from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_pydicom
+from radloom.pipelines.ingest.elements import Bounded, Unusual, read_elements
+from radloom.pipelines.ingest.headers import PARSE_ERRORS
+from radloom.pipelines.ingest.quiet import native_messages, quiet_pydicom
 
 __all__ = ["decode", "open_image", "undecodable"]
 
@@ -56,6 +58,9 @@ NATIVE_SYNTAXES: Final = (
 )
 """Transfer syntaxes whose pixels lie there as they are."""
 
+CORRUPT: Final = re.compile(r"Corrupt JPEG data[\w :]*|Premature end of JPEG file")
+"""What libjpeg, in GDCM, says on standard error of data that it fills up with values of its own."""
+
 OVERLAY_GROUPS: Final = range(0x6000, 0x6020, 2)
 """Groups of overlay planes (DICOM PS3.3 C.9.2)."""
 
@@ -75,7 +80,7 @@ def decode(file: Path) -> tuple[npt.NDArray[Any], Any]:
         )
     try:
         with quiet_pydicom():
-            stored = _twelve_bits(file, dataset) if _is_lossy_twelve(dataset) else _plain(dataset)
+            stored = _plain(dataset) if _is_native(dataset) else _decoded(file, dataset)
     except PARSE_ERRORS as error:
         if isinstance(error, SeriesRefused):
             raise
@@ -126,10 +131,13 @@ def open_image(file: Path) -> Any:
     """
     import pydicom
     from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
 
     try:
-        with quiet_pydicom():
-            dataset = pydicom.dcmread(file, force=True)
+        with quiet_pydicom(), file.open("rb") as stream:
+            # A length may claim gigabytes; pydicom asks for them at once.
+            bounded = cast("BinaryIO", Bounded(stream, os.fstat(stream.fileno()).st_size))
+            dataset = pydicom.dcmread(bounded, force=True)
     except PARSE_ERRORS as error:
         raise SeriesRefused(
             ReasonCode.UNREADABLE, f"a damaged file ({type(error).__name__}); copy it anew"
@@ -137,6 +145,11 @@ def open_image(file: Path) -> Any:
     syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
     if syntax is None:
         return dataset
+    if not isinstance(syntax, UID):
+        raise SeriesRefused(
+            ReasonCode.UNREADABLE,
+            "TransferSyntaxUID (0002,0010): expected one, got several; copy it anew",
+        )
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
@@ -161,13 +174,36 @@ def undecodable(error: Exception) -> SeriesRefused:
     )
 
 
-def _plain(dataset: Any) -> npt.NDArray[Any]:
-    """Uncompressed values as they lie there, the others as their decoder gives them."""
+def _is_native(dataset: Any) -> bool:
     syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+    return syntax is None or str(syntax) in NATIVE_SYNTAXES
+
+
+def _decoded(file: Path, dataset: Any) -> npt.NDArray[Any]:
+    """The values of compressed pixels as their decoder gives them.
+
+    Raises:
+        SeriesRefused: it went on after data that it says are corrupt.
+    """
+    with native_messages() as said:
+        if _is_lossy_twelve(dataset):
+            stored = _twelve_bits(file, dataset)
+        else:
+            stored = np.asarray(dataset.pixel_array)
+    found = next((CORRUPT.search(line) for line in said if CORRUPT.search(line)), None)
+    if found is not None:
+        raise SeriesRefused(
+            ReasonCode.UNREADABLE, f"the decoder says: {found[0].strip()}; copy the file anew"
+        )
+    return stored
+
+
+def _plain(dataset: Any) -> npt.NDArray[Any]:
+    """Uncompressed values as they lie there."""
     n_bytes = int(dataset.get("BitsAllocated") or 0) // 8
-    is_native = syntax is None or str(syntax) in NATIVE_SYNTAXES
-    if not is_native or n_bytes not in (1, 2, 4) or int(dataset.get("SamplesPerPixel") or 1) > 1:
+    if n_bytes not in (1, 2, 4) or int(dataset.get("SamplesPerPixel") or 1) > 1:
         return np.asarray(dataset.pixel_array)
+    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
     element, is_big = dataset["PixelData"], str(syntax) == BIG_ENDIAN
     content = element.value
     if is_big and n_bytes == 1 and element.VR == "OW":

@@ -288,7 +288,11 @@ def _require_same_voxels(study: StudyRecord, series: SeriesRecord, volume: Any) 
         return
     for k, name in enumerate(series.files):
         with quiet_pydicom():
-            dataset = pydicom.dcmread(study.root / name, force=True)
+            try:
+                content = io.BytesIO((study.root / name).read_bytes())  # gives no more than it has
+                dataset = pydicom.dcmread(content, force=True)
+            except PARSE_ERRORS:
+                return  # it demands what follows the pixels to be in order
             syntax = dataset.file_meta.get("TransferSyntaxUID")
             if syntax is None or syntax.is_encapsulated or "ModalityLUTSequence" in dataset:
                 return

@@ -19,6 +19,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from radloom.errors import SeriesRefused
 from radloom.geometry import flip_lps_ras
 from radloom.pipelines.ingest import discover, read_series
 from radloom.pipelines.ingest.pixels import read_with_facts
@@ -135,6 +136,41 @@ def test_lossy_syntaxes_are_near_and_say_so(tmp_path, series, name, bits):
     assert np.quantile(apart, 0.998) < 0.06 * 2**bits
     assert apart.mean() < 0.01 * 2**bits
     assert study.series[0].headers["LossyImageCompression"] == "01"
+
+
+def test_what_a_decoder_fills_up_is_refused_and_it_says_nothing_itself(tmp_path, series, capfd):
+    write_bits(tmp_path, series, 12, 0)
+    transcode(tmp_path, BY_GDCM["jpeg lossless"])
+    capfd.readouterr()  # what the encoder said
+    read_only(tmp_path)
+    path = min(tmp_path.iterdir())
+    dataset = pydicom.dcmread(path)
+    (frame,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
+    end = frame.rindex(b"\xff\xd9")
+    cut = frame[: end - 40] + b"\xff\xd9"  # the stream ends in order, too early
+    dataset.PixelData = pydicom.encaps.encapsulate([cut])
+    dataset.save_as(path)
+    with pytest.raises(SeriesRefused, match="the decoder says: Corrupt JPEG data: premature end"):
+        read_only(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_decoders_that_are_at_odds_with_each_other_are_not_heard(tmp_path, series, capfd):
+    write_bits(tmp_path, series, 12, 0, LossyImageCompression="01")
+    transcode(tmp_path, LOSSY["jpeg extended", 12])  # GDCM tries 8 bits first
+    capfd.readouterr()
+    read_only(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_several_transfer_syntaxes_are_refused(tmp_path, series):
+    series(tmp_path)
+    path = min(tmp_path.iterdir())
+    content = path.read_bytes()
+    syntax = b"1.2.840.10008.1.2.1"
+    path.write_bytes(content.replace(syntax, syntax.replace(b"8.1", b"8\\1", 1), 1))
+    with pytest.raises(SeriesRefused, match=r"\(0002,0010\): expected one, got several"):
+        read_only(tmp_path)
 
 
 def test_values_of_compressed_ct_are_rescaled(tmp_path, series):
