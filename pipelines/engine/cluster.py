@@ -163,8 +163,9 @@ def _shielded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _existing(scheduler: str) -> Iterator[Client]:
+    address = _address(scheduler)
     try:
-        client = Client(_address(scheduler), timeout=20)
+        client = Client(address, timeout=20)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"expected a Dask scheduler at {scheduler!r}, got no answer ({type(error).__name__}): "
