@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from radloom.errors import InputError, ReasonCode, SeriesRefused
 from radloom.geometry import affine_from_parts, as_stored, flip_lps_ras, parts_from_affine
 from radloom.shapes import affine_of, array_of, make_label, make_volume
-from radloom.transforms.nifti import read_nifti, read_nifti_header, voxel_file, write_nifti
+from radloom.transforms.nifti import PIECE, read_nifti, read_nifti_header, voxel_file, write_nifti
 
 SHAPE = (3, 4, 5)
 
@@ -378,3 +378,36 @@ def test_every_real_nifti_is_read_or_refused_as_nibabel_sees_it(real_data):
         back = read_nifti(path)
         np.testing.assert_array_equal(affine_of(back), as_stored(image.affine))
         np.testing.assert_array_equal(array_of(back)[0], image.get_fdata(dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([-32768, 0, 32767], "<i2"),
+        ([0, 1, 65535], "<u2"),
+        ([-1, 0, 65535], "<f4"),
+        ([0, 1, 1.5], "<f4"),
+        ([-0.0, 1, 2], "<f4"),
+        ([0, 1, 65536], "<f4"),
+    ],
+)
+@pytest.mark.parametrize("n_times", [1, 3])
+def test_whole_numbers_are_stored_short_where_a_read_gives_the_same_bits(
+    tmp_path, values, dtype, n_times
+):
+    array = np.resize(np.array(values, dtype=np.float32), (n_times, 4, 3, 5))
+    volume = make_volume(array, oblique(), modality="MR", units="arbitrary")
+    write_nifti(volume, tmp_path / "a.nii.gz")
+    assert nib.load(tmp_path / "a.nii.gz").get_data_dtype() == np.dtype(dtype)
+    back = array_of(read_nifti(tmp_path / "a.nii.gz", label=False))
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(back.view(np.int32), array.view(np.int32))
+
+
+def test_a_volume_larger_than_a_piece_is_written_whole(tmp_path):
+    ramp_of_pieces = np.arange(130 * 130 * 130, dtype=np.float32).reshape(130, 130, 130) % 1000
+    volume = make_volume(ramp_of_pieces, np.eye(4), modality="MR", units="arbitrary")
+    write_nifti(volume, tmp_path / "a.nii.gz")
+    assert ramp_of_pieces.size > 2 * PIECE
+    stored = np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj)
+    np.testing.assert_array_equal(stored, ramp_of_pieces)
