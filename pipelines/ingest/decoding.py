@@ -73,26 +73,30 @@ def decode(file: Path) -> tuple[npt.NDArray[Any], Any]:
     """
     with suppress(Unusual, *PARSE_ERRORS):
         return _quickly(file)
-    dataset = open_image(file)
+    with quiet_pydicom():
+        dataset = open_image(file)
+        return _by_pydicom(file, dataset), dataset
+
+
+def _by_pydicom(file: Path, dataset: Any) -> npt.NDArray[Any]:
     if "PixelData" not in dataset:
         raise SeriesRefused(
             ReasonCode.TRUNCATED, "expected pixels in every file, got none in one; copy it anew"
         )
     try:
-        with quiet_pydicom():
-            stored = _plain(dataset) if _is_native(dataset) else _decoded(file, dataset)
+        stored = _plain(dataset) if _is_native(dataset) else _decoded(file, dataset)
+        expected = (int(dataset.Rows), int(dataset.Columns))
     except PARSE_ERRORS as error:
         if isinstance(error, SeriesRefused):
             raise
         raise undecodable(error) from error
     stored = stored if stored.ndim == 3 else stored[None]
-    expected = (int(dataset.Rows), int(dataset.Columns))
     if stored.shape[1:] != expected:
         raise SeriesRefused(
             ReasonCode.UNREADABLE,
             f"expected {expected[0]} rows of {expected[1]} grey values, got {stored.shape[1:]}",
         )
-    return stored, dataset
+    return stored
 
 
 def _quickly(file: Path) -> tuple[npt.NDArray[Any], Any]:

@@ -15,7 +15,7 @@ __all__ = ["native_messages", "quiet_pydicom"]
 STDERR = 2
 """The file descriptor that native code writes its remarks to, whatever `sys.stderr` is."""
 
-_one_at_a_time = threading.Lock()
+_one_at_a_time = threading.RLock()
 
 
 @contextmanager

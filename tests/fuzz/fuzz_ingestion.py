@@ -2,9 +2,10 @@
 
 Each case takes the files of one series, damages one of them, and lets ingestion have the folder. A
 case fails if anything but a verdict comes out: an exception, a dead process, more than two seconds
-of processor time, more than a gibibyte of memory, a refusal without a code, or a volume that is not
-what pydicom's plain reading of the damaged files gives. Cases are numbered; a number and the seed
-make the same damage anywhere. Needs Linux. Run::
+of processor time, more than a gibibyte of memory, a refusal without a code, a word on standard
+error (it may quote a header), or a volume that is not what pydicom's plain reading of the damaged
+files gives. Cases are numbered; a number and the seed make the same damage anywhere. Needs Linux.
+Run::
 
     python tests/fuzz/fuzz_ingestion.py --data DATA [--cases 20000] [--first 0] [--seed 1]
     python tests/fuzz/fuzz_ingestion.py --data DATA --first 4711 --cases 1 --keep FOLDER
@@ -40,6 +41,7 @@ from radloom.errors import ReasonCode, SeriesRefused
 from radloom.pipelines.ingest.discovery import discover
 from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_pydicom
 from radloom.pipelines.ingest.pixels import read_series
+from radloom.pipelines.ingest.quiet import native_messages
 from radloom.pipelines.ingest.scan import scan_folder
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 
@@ -332,8 +334,10 @@ def _outcome(folder: Path) -> dict[str, Any]:
     children_s = _children_s()
     signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, CPU_S)
+    said: list[str] = []
     try:
-        verdicts = judge(folder)
+        with native_messages() as said:
+            verdicts = judge(folder)
     except TooSlow:
         return {"failure": "too slow", "trace": traceback.format_exc()}
     except Exception as error:  # noqa: BLE001  # whatever comes is what is looked for
@@ -342,6 +346,8 @@ def _outcome(folder: Path) -> dict[str, Any]:
         signal.setitimer(signal.ITIMER_PROF, 0)
     if _children_s() - children_s > CPU_S:
         return {"failure": "a child process too slow"}
+    if said:
+        return {"failure": f"said on standard error: {said[0]}"}
     return {"verdicts": verdicts}
 
 
