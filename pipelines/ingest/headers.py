@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, cast
 from pydicom.errors import BytesLengthException
 
 from radloom.errors import ReasonCode
+from radloom.pipelines.ingest.canon import CanonWeighting, canon_weighting, is_canon
 from radloom.pipelines.ingest.elements import Bounded, Elements, Unusual, read_elements
 from radloom.pipelines.ingest.names import made_uid
 from radloom.pipelines.ingest.pet import pet_image
@@ -440,7 +441,16 @@ def _b_value(sources: Sequence[Any]) -> float | None:
                 number = _as_float(value[0] if isinstance(value, list) and value else value)
                 if number is not None:
                     return number % 1e9
-    return None
+    comment = _canon_weighting(sources)
+    return None if comment is None else comment.b_value
+
+
+def _canon_weighting(sources: Sequence[Any]) -> CanonWeighting | None:
+    if not is_canon(str(_first(sources, "Manufacturer") or "")):
+        return None
+    phase = str(_first(sources, "InPlanePhaseEncodingDirection") or "")
+    comment = str(_first(sources, "ImageComments") or "")
+    return canon_weighting(comment, is_row=phase.upper().startswith("ROW"))
 
 
 SIEMENS_GRADIENT = (0x0019, 0x100E)
@@ -473,6 +483,9 @@ def _gradient(sources: Sequence[Any]) -> tuple[float, ...] | None:
         return _together([_private(sources, tag) for tag in PHILIPS_GRADIENT])
     if "UIH" in maker or "UNITED IMAGING" in maker:
         return _from_image(sources, _floats(_private(sources, UIH_GRADIENT), 3))
+    comment = _canon_weighting(sources)
+    if comment is not None:
+        return _from_image(sources, comment.gradient)
     return _floats(_private(sources, SIEMENS_GRADIENT), 3) if "SIEMENS" in maker else None
 
 

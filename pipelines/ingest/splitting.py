@@ -236,8 +236,11 @@ def acquisition_volumes(slices: Sequence[SliceHeader]) -> Split | None:
 
 
 def is_diffusion(slices: Sequence[SliceHeader]) -> bool:
-    """Whether several diffusion weightings, or ImageType, say so."""
-    values = {h.b_value for h in slices if h.b_value is not None}
+    """Whether several diffusion weightings, or ImageType, say so.
+
+    Toshiba and Canon name a b-value only where it is above zero.
+    """
+    values = {h.b_value or 0.0 for h in slices}
     return len(values) > 1 or "DIFFUSION" in slices[0].image_type
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from radloom.pipelines.ingest import discover
+from radloom.pipelines.ingest.canon import canon_weighting
 from radloom.pipelines.ingest.gradients import fsl_from_lps
+from radloom.pipelines.ingest.headers import read_headers
 from radloom.pipelines.ingest.pixels import read_with_facts
 from radloom.shapes import affine_of, array_of
 
@@ -97,6 +99,21 @@ def united_imaging(dataset, b, direction):
     block.add_new(0x37, "FD", direction.tolist() if b else [0.0, 0.0, 0.0])
 
 
+def canon(dataset, b, direction):
+    """The gradient in words, and nothing at all where there is none."""
+    dataset.Manufacturer = "CANON_MEC"
+    if b:
+        dataset.DiffusionBValue = float(b)
+        dataset.ImageComments = "b={}({:.3f},{:.3f},{:.3f})".format(b, *direction)
+
+
+def toshiba(dataset, b, direction):
+    dataset.Manufacturer = "TOSHIBA_MEC"
+    if b:
+        dataset.DiffusionBValue = float(b)
+        dataset.DiffusionGradientOrientation = direction.tolist()
+
+
 def write(folder, series, maker, phase="COL", direction=None):
     directions = [np.zeros(3), *DIRECTIONS]
     for t, (b, g) in enumerate(zip(B_VALUES, directions, strict=True)):
@@ -125,6 +142,9 @@ def write(folder, series, maker, phase="COL", direction=None):
         (ge, "COL"),
         (ge, "ROW"),
         (united_imaging, "COL"),
+        (canon, "COL"),
+        (canon, "ROW"),
+        (toshiba, "COL"),
     ],
 )
 @pytest.mark.parametrize("oblique", [False, True])
@@ -138,8 +158,37 @@ def test_each_makers_gradients_are_those_of_dcm2niix(tmp_path, series, maker, ph
     assert reading.facts["DiffusionBValue"] == list(B_VALUES) == b_values.tolist()
     ours = world(reading.facts["DiffusionGradientOrientation"], affine_of(reading.volume))
     assert same_lines(ours, world(table, image.affine), 1e-4)
-    if maker in (siemens, philips, standard):  # the others count along the image's axes
+    if maker in (siemens, philips, standard, toshiba):  # the others count along the image's axes
         np.testing.assert_allclose(ours[1:], DIRECTIONS * (-1, -1, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("image_type", [("M", "SE"), ("DIFFUSION",)])
+def test_canon_says_b_in_words_alone_and_nothing_of_zero(tmp_path, series, image_type):
+    def edit(dataset, b, direction):
+        canon(dataset, b, direction)
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", *image_type]
+        if b:
+            del dataset.DiffusionBValue
+
+    write(tmp_path, series, edit)
+    reading = read_only(tmp_path)
+    assert reading.facts["DiffusionBValue"] == list(B_VALUES)
+    found = np.array(reading.facts["DiffusionGradientOrientation"])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), [0, 1, 1, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "comment", ["b=a lot", "b=700 of patient Doe", "ab=700(1,0,0)", "b=(1,0,0)"]
+)
+def test_other_comments_of_canon_say_nothing(comment):
+    assert canon_weighting(comment, is_row=False) is None
+
+
+def test_comments_of_other_makers_say_nothing(tmp_path, series):
+    series(tmp_path, Manufacturer="SIEMENS", ImageComments="b=700(1,0,0)")
+    (header, *_) = read_headers(tmp_path / "000.dcm", "000.dcm")
+    assert header.b_value is None
+    assert header.gradient is None
 
 
 def test_ge_directions_turn_with_the_image(tmp_path, series):
