@@ -74,6 +74,8 @@ def file_stem(output: Output, record: StudyRecord) -> PurePosixPath:
     middle = [f"{key}-{labels[key]}" for key in ENTITIES if labels.get(key)]
     name = "_".join((f"sub-{subject}", f"ses-{session}", *middle, labels["suffix"]))
     folder = PurePosixPath(f"sub-{subject}", f"ses-{session}", labels.get("datatype", ""))
+    if output.kind == "dicom":  # a folder for each series
+        folder /= "_".join([*(m for m in middle if not m.startswith("chunk-")), labels["suffix"]])
     return folder / name
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -50,6 +50,8 @@ class ObjectSeries:
     differ, and says by how much they differ where rounding is all."""
     space: str = ""
     """The role whose grid it lies on, where not its own."""
+    entities: Mapping[str, str] = field(default_factory=dict)
+    """BIDS parts that the files' names take beside those of role, name and space."""
 
 
 @dataclass(eq=False)

@@ -161,9 +161,9 @@ def _read(path: Path, record: StudyRecord) -> Dataset:
 
     with quiet_pydicom():
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        dataset.remove_private_tags()
-        for tag in [tag for tag in dataset.keys() if 0x6000 <= tag.group <= 0x60FF]:  # noqa: SIM118
-            del dataset[tag]
+        for tag in list(dataset.keys()):
+            if tag.is_private or 0x6000 <= tag.group <= 0x60FF:  # overlays hold pixels
+                del dataset[tag]
         if record.pseudonyms is not None:
             _deidentify(dataset, record)
         _tidy(dataset)
