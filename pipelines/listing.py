@@ -1,15 +1,14 @@
-"""Studies as tables for people: what discovery found, and what became of it."""
+"""What discovery found, as a table for people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from rich.table import Table
 
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 
-__all__ = ["as_table", "status_table"]
+__all__ = ["as_table"]
 
 
 def as_table(records: Iterable[StudyRecord]) -> Table:
@@ -43,27 +42,6 @@ def _cells(series: SeriesRecord) -> tuple[str, ...]:
             why,
         )
     )
-
-
-def status_table(out: Path) -> tuple[Table, bool]:
-    """What became of every study of a run, and whether all are done."""
-    from radloom.pipelines.engine.worker import running_stage
-    from radloom.pipelines.export import summarise
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("study", no_wrap=True)
-    for column in ("status", "stage", "flags", "seconds", "reason"):
-        table.add_column(column, overflow="fold")
-    studies = summarise(out)
-    all_done = bool(studies)
-    for study in studies:
-        stage = running_stage(out, study.study)
-        status = "at work" if stage else study.status
-        all_done = all_done and status == "done"
-        row = (study.study, status, stage or study.stage, ", ".join(study.flags))
-        reason = "" if study.status == "done" else study.reason
-        table.add_row(*map(_literal, (*row, f"{study.seconds:.0f}", reason)))
-    return table, all_done
 
 
 def _literal(text: str) -> str:

@@ -24,7 +24,7 @@ from radloom.shapes import make_label, make_volume
 
 COMMANDS = [
     "demo", "inspect", "convert", "run", "denoise", "register", "translate", "segment",
-    "deidentify", "deface", "status", "report",
+    "deidentify", "deface", "status", "report", "explain", "verify",
 ]  # fmt: skip
 
 AFFINE = np.array([[0.0, -1.5, 0, 12], [2, 0, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1]])

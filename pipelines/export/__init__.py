@@ -3,7 +3,8 @@
 - `naming`: where an output goes;
 - `writers`, `readers`: an output as files, and back, the same;
 - `tsv`, `labels`, `dataset`: tables, lookup tables, what makes the folder a BIDS dataset;
-- `tables`: ``studies.tsv``, ``manifest.json``, ``ingest.tsv`` from receipts.
+- `tables`: ``studies.tsv``, ``manifest.json``, ``ingest.tsv`` from receipts;
+- `summary`: what became of one study; `index`: of all, remembered.
 """
 
 from importlib import import_module
@@ -13,13 +14,15 @@ if TYPE_CHECKING:
     from radloom.pipelines.export.dataset import write_dataset
     from radloom.pipelines.export.naming import file_stem
     from radloom.pipelines.export.readers import READERS
-    from radloom.pipelines.export.tables import StudySummary, summarise, write_tables
+    from radloom.pipelines.export.summary import StudySummary
+    from radloom.pipelines.export.tables import RunTables, summarise, write_tables
     from radloom.pipelines.export.writers import Beside, Grid, write_output
 
 __all__ = [
     "READERS",
     "Beside",
     "Grid",
+    "RunTables",
     "StudySummary",
     "file_stem",
     "summarise",
@@ -32,7 +35,8 @@ _HOMES = {
     "READERS": "readers",
     "Beside": "writers",
     "Grid": "writers",
-    "StudySummary": "tables",
+    "RunTables": "tables",
+    "StudySummary": "summary",
     "file_stem": "naming",
     "summarise": "tables",
     "write_dataset": "dataset",

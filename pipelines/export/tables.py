@@ -2,83 +2,100 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from radloom.pipelines.export.dataset import write_dataset
-from radloom.pipelines.export.readers import read_table
-from radloom.pipelines.export.tsv import join_lines
+from radloom.pipelines.export.index import Index
+from radloom.pipelines.export.summary import StudySummary
+from radloom.pipelines.export.tsv import join_lines, read_table
 from radloom.pipelines.receipts.files import inside, write_file
-from radloom.pipelines.receipts.plain import to_json
 from radloom.pipelines.receipts.receipt import OutputRecord, Receipt, read_receipts
-from radloom.pipelines.receipts.records import read_records
+from radloom.pipelines.receipts.records import read_record
 from radloom.pipelines.study import StudyRecord
 
-__all__ = ["StudySummary", "summarise", "write_tables"]
+__all__ = ["RunTables", "StudySummary", "summarise", "write_tables"]
 
 STUDY_COLUMNS = ("study", "status", "stage", "reason", "flags", "seconds")
 INGEST_COLUMNS = ("series_uid", "path", "status", "reason")
 
-
-@dataclass(frozen=True)
-class StudySummary:
-    """One study's row in ``studies.tsv``."""
-
-    study: str
-    status: Literal["done", "failed", "skipped"]
-    stage: str = ""
-    """Which stage failed."""
-    reason: str = ""
-    flags: tuple[str, ...] = ()
-    """Names of the checks out of range."""
-    seconds: float = 0.0
+TABLES_EVERY_S = 5.0
+TABLES_SHARE = 0.02
+"""Of a run's time, at the most, that goes into tables while it is at work: what keeps the sum over
+a run linear in its studies, though each writing takes as long as there are studies."""
 
 
 def write_tables(out: Path) -> None:
-    """``studies.tsv``, ``manifest.json``, ``ingest.tsv`` and the dataset's description in `out`."""
-    receipts, records = list(read_receipts(out)), list(read_records(out))
+    """``studies.tsv``, ``manifest.json``, ``ingest.tsv`` and the dataset's description in `out`.
+
+    One pass over the receipts, a study at a time.
+    """
+    index = Index.load(out)
+    manifest: list[tuple[str, str]] = []
+    ingested: list[Mapping[str, str]] = []
+    for key in index.studies():
+        stamp = index.stamp(key)
+        receipts, record = list(read_receipts(out, key)), read_record(out, key)
+        if not receipts and record is None:
+            index.drop(key)
+            continue
+        index.put(key, stamp, receipts, record)
+        manifest += _manifest(receipts)
+        ingested += _ingest_rows(out, receipts, record)
     write_dataset(out)
-    write_file(out / "studies.tsv", _tsv(STUDY_COLUMNS, map(_study_row, summarise(out))))
-    write_file(out / "ingest.tsv", _tsv(INGEST_COLUMNS, _ingest_rows(out, receipts, records)))
-    write_file(out / "manifest.json", to_json(_manifest(receipts)))
+    _write_studies(index)
+    write_file(out / "ingest.tsv", _tsv(INGEST_COLUMNS, ingested))
+    write_file(out / "manifest.json", _json_list(entry for _, entry in sorted(manifest)))
 
 
 def summarise(out: Path) -> tuple[StudySummary, ...]:
-    """What became of each study below `out`, by key."""
-    by_study: dict[str, list[Receipt]] = defaultdict(list)
-    for receipt in read_receipts(out):
-        by_study[receipt.study].append(receipt)
-    records = {record.key: record for record in read_records(out)}
-    keys = sorted(set(by_study) | set(records))
-    return tuple(_summary(key, by_study[key], records.get(key)) for key in keys)
+    """What became of each study below `out`, by key; receipts are read only if they changed."""
+    return tuple(look.summary for look in Index.load(out).look())
 
 
-def _summary(key: str, receipts: Sequence[Receipt], record: StudyRecord | None) -> StudySummary:
-    flags = tuple(dict.fromkeys(flag for receipt in receipts for flag in receipt.flags))
-    seconds = sum(receipt.seconds for receipt in receipts)
-    failed = [receipt for receipt in receipts if receipt.status == "failed"]
-    if failed:
-        first = failed[0]
-        return StudySummary(key, "failed", first.stage, first.reason, flags, seconds)
-    if record is not None and all(series.status == "rejected" for series in record.series):
-        return StudySummary(key, "skipped", "ingest", _refusals(record), flags, seconds)
-    ingested = [receipt for receipt in receipts if receipt.stage == "ingest"]
-    if not receipts:
-        reason = "not finished: give the same command again"
-        return StudySummary(key, "failed", "", reason, flags, seconds)
-    if ingested and not any(o.kind == "volume" for o in ingested[0].outputs):
-        reason = ingested[0].reason or "no series could be accepted"
-        return StudySummary(key, "skipped", "ingest", reason, flags, seconds)
-    left_out = [f"{r.stage} skipped: {r.reason}" for r in receipts if r.status == "skipped"]
-    return StudySummary(key, "done", "", "; ".join(left_out), flags, seconds)
+class RunTables:
+    """``studies.tsv`` and the index of a run that is at work, kept up to date as studies end."""
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        every_s: float = TABLES_EVERY_S,
+        share: float = TABLES_SHARE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._every_s, self._share, self._clock = every_s, share, clock
+        self._index = Index.load(out)
+        self._due, self._looked = clock(), False
+
+    def study_over(self, key: str) -> None:
+        """Reads the receipts of one study, and writes where that is due."""
+        self._index.look_at(key)
+        now = self._clock()
+        if now < self._due:
+            return
+        if not self._looked:  # the studies that wait, and what earlier runs left
+            deque(self._index.look(), maxlen=0)
+            self._looked = True
+        _write_studies(self._index)
+        took = self._clock() - now
+        self._due = now + max(self._every_s, took / self._share)
 
 
-def _refusals(record: StudyRecord) -> str:
-    reasons = sorted({series.reason for series in record.series if series.reason})
-    return "no series could be accepted" + (f" ({', '.join(reasons)})" if reasons else "")
+def _write_studies(index: Index) -> None:
+    rows = [summary for _, (_, summary) in sorted(index.rows.items())]
+    write_file(index.out / "studies.tsv", _tsv(STUDY_COLUMNS, map(_study_row, rows)))
+    index.save()
+
+
+def _json_list(entries: Iterable[str]) -> bytes:
+    """The bytes of `to_json` for a list whose entries are JSON already, indented by two."""
+    body = ",\n".join(entries)
+    return f"[\n{body}\n]\n".encode() if body else b"[]\n"
 
 
 def _study_row(study: StudySummary) -> Mapping[str, str]:
@@ -92,35 +109,29 @@ def _study_row(study: StudySummary) -> Mapping[str, str]:
     }
 
 
-def _manifest(receipts: Iterable[Receipt]) -> list[dict[str, str]]:
-    """One entry an output: the file that holds its data. JSON files beside it go without saying."""
-    entries = [
-        {
-            "study": receipt.study,
-            "stage": receipt.stage,
-            "kind": output.kind,
-            "role": output.role,
-            "path": output.path,
-            "sha256": output.files[output.path],
-        }
-        for receipt in receipts
-        if receipt.status == "done"
-        for output in receipt.outputs
-    ]
-    return sorted(entries, key=lambda entry: entry["path"])
+def _manifest(receipts: Iterable[Receipt]) -> Iterator[tuple[str, str]]:
+    """Path and entry of each output: of the file with its data. JSON files go without saying."""
+    for receipt in receipts:
+        for output in receipt.outputs if receipt.status == "done" else ():
+            entry = {
+                "study": receipt.study,
+                "stage": receipt.stage,
+                "kind": output.kind,
+                "role": output.role,
+                "path": output.path,
+                "sha256": output.files[output.path],
+            }
+            text = json.dumps(entry, indent=2, sort_keys=True, ensure_ascii=False)
+            yield output.path, "  " + text.replace("\n", "\n  ")
 
 
 def _ingest_rows(
-    out: Path, receipts: Iterable[Receipt], records: Iterable[StudyRecord]
+    out: Path, receipts: Iterable[Receipt], record: StudyRecord | None
 ) -> list[Mapping[str, str]]:
-    """A row a series of every study, as ingestion saw it last: after pixels, else from headers."""
-    ingested = {r.study: r for r in receipts if r.stage == "ingest" and r.status == "done"}
-    known = {record.key: record for record in records}
-    rows: list[Mapping[str, str]] = []
-    for key in sorted(set(ingested) | set(known)):
-        outputs = ingested[key].outputs if key in ingested else ()
-        rows += _with_paths(_series_rows(out, outputs, known.get(key)), outputs)
-    return rows
+    """A row a series of a study, as ingestion saw it last: after pixels, else from headers."""
+    ingested = [r for r in receipts if r.stage == "ingest" and r.status == "done"]
+    outputs = ingested[0].outputs if ingested else ()
+    return _with_paths(_series_rows(out, outputs, record), outputs)
 
 
 def _series_rows(

@@ -9,14 +9,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from radloom.errors import InputError
+from radloom.pipelines.receipts.plain import from_json, is_numpy
 from radloom.pipelines.study import Table
 
-__all__ = ["Format", "as_written", "formats_of", "parse_tsv", "to_tsv"]
+__all__ = [
+    "Format",
+    "as_written",
+    "formats_of",
+    "join_lines",
+    "parse_tsv",
+    "read_table",
+    "sidecar_path",
+    "to_tsv",
+]
 
 Format = Literal["string", "integer", "number", "bool", "array"]
 
@@ -67,8 +76,25 @@ def parse_tsv(content: bytes, formats: Mapping[str, Format]) -> Table:
     )
 
 
+def sidecar_path(path: Path) -> Path:
+    """The JSON file beside a data file.
+
+    >>> sidecar_path(Path("sub-a_T1w.nii.gz")).name
+    'sub-a_T1w.json'
+    """
+    return path.with_name(path.name.split(".")[0] + ".json")
+
+
+def read_table(path: Path) -> Table:
+    """Rows, typed as the JSON file says."""
+    said: Mapping[str, Any] = from_json(sidecar_path(path).read_bytes())
+    columns = {key: value for key, value in said.items() if isinstance(value, Mapping)}
+    formats = {key: value["Format"] for key, value in columns.items() if "Format" in value}
+    return parse_tsv(path.read_bytes(), formats)
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
+    if is_numpy(value):
         value = value.tolist()
     if isinstance(value, float) and math.isnan(value):
         return None

@@ -13,25 +13,39 @@ from pathlib import Path, PurePosixPath
 
 from radloom.errors import InputError
 
-__all__ = ["inside", "move", "remove", "remove_tree", "sha256_of", "sync", "write_file"]
+__all__ = [
+    "inside",
+    "move",
+    "remove",
+    "remove_tree",
+    "require_inside",
+    "sha256_of",
+    "sync",
+    "write_file",
+]
 
 _CHUNK = 1 << 20
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """`path` holds `content`: at every instant the old bytes, the new ones, or no file."""
+def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """`path` holds `content`: at every instant the old bytes, the new ones, or no file.
+
+    Without `durable`, for what can be made again at any time, a power cut may leave an empty file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".partial")
     try:
         with unfinished.open("wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         move(unfinished, path)
     except OSError:
         remove(unfinished)
         raise
-    sync(path.parent)
+    if durable:
+        sync(path.parent)
 
 
 def move(start: Path, end: Path) -> None:
@@ -77,7 +91,16 @@ def inside(folder: Path, relative: str) -> Path:
     Raises:
         InputError: it would lie elsewhere.
     """
-    parts = PurePosixPath(relative)
-    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+    require_inside(relative)
+    return folder.joinpath(*PurePosixPath(relative).parts)
+
+
+def require_inside(relative: str) -> None:
+    """Nothing, if `relative` (POSIX, as in receipts) leads to a place below where it starts.
+
+    Raises:
+        InputError: it would lie elsewhere.
+    """
+    parts = relative.split("/")
+    if relative.startswith("/") or ".." in parts or set(parts) <= {"", "."}:
         raise InputError(f"expected a path below the output folder, got <{relative}>")
-    return folder.joinpath(*parts.parts)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-
-__all__ = ["from_json", "plain", "to_json"]
+__all__ = ["from_json", "is_numpy", "plain", "to_json"]
 
 
 def plain(value: Any) -> Any:
@@ -21,6 +20,7 @@ def plain(value: Any) -> Any:
     Paths keep their last part (the rest belongs to one machine), numbers that JSON has no word for
     become strings (``nan``, ``inf``), keys become strings.
 
+    >>> import numpy as np
     >>> plain({1: (np.float32(0.5), float("inf"))})
     {'1': [0.5, 'inf']}
     """
@@ -30,11 +30,17 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if isinstance(value, (np.generic, np.ndarray)):
+    if is_numpy(value):
         return plain(value.tolist())
     if isinstance(value, PurePath):
         return value.name
     return _plain_container(value)
+
+
+def is_numpy(value: Any) -> bool:
+    """Whether it is an array or a scalar of NumPy, which whoever made one has imported."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, (numpy.generic, numpy.ndarray))
 
 
 def _plain_container(value: Any) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from radloom.pipelines.receipts.files import inside, write_file
+from radloom.pipelines.receipts.files import require_inside, write_file
 from radloom.pipelines.receipts.plain import from_json, plain, to_json
 from radloom.pipelines.study import Kind, Output
 
@@ -135,7 +135,8 @@ def read_receipts(out: Path, study: str = "*") -> Iterator[Receipt]:
 
     `study` is the key of one study; left out, all are read.
     """
-    for folder in sorted((out / STAGES_FOLDER).glob(f"{study}/")):
+    stages = out / STAGES_FOLDER
+    for folder in sorted(stages.glob("*/")) if study == "*" else (stages / study,):
         found = (read_receipt(path) for path in folder.glob("*/stage.json"))
         yield from sorted((r for r in found if r), key=lambda r: (r.position, r.stage))
 
@@ -153,7 +154,7 @@ def _output_record(content: Mapping[str, Any]) -> OutputRecord:
     main = content["path"]
     files = dict(sorted(content["files"].items(), key=lambda item: (item[0] != main, item[0])))
     for path in (main, *files):
-        inside(Path(), path)
+        require_inside(path)
     return OutputRecord(**{**content, "label_names": names, "stats": stats, "files": files})
 
 

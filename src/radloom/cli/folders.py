@@ -207,7 +207,7 @@ def _run(studies: Path, out: Path, workflow: Workflow, **options: Any) -> RunSum
     from radloom.pipelines import runner
     from radloom.progress import listener
 
-    with listener(Console()) as listen:
+    with listener(Console(), out) as listen:
         return runner.run(studies, out, workflow, on_progress=listen, **options)
 
 
