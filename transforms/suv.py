@@ -31,6 +31,10 @@ https://qibawiki.rsna.org/index.php/Standardized_Uptake_Value_(SUV)), in its rob
    it, Philips' activity factor (7053,1009) makes Bq/mL of it, and step 2 follows.
 4. Units GML: stored as SUV; SUVType (0054,1006), where there is one, must be BW (C.8.9.1: absent
    means BW).
+5. Not in the pseudo-code: an enhanced PET image (PS3.3 C.8.22) names the moment itself,
+   DecayCorrectionDateTime (0018,9701), which takes the place of 2a to 2c. That decay and
+   attenuation are corrected is said by DecayCorrected (0018,9758) and AttenuationCorrected
+   (0018,9759), and its dose is in MBq: `PetImage` holds the words of 1 and Bq for both.
 
 Anything missing, zero, contradictory or implausible raises; no default stands in for it.
 """
@@ -76,6 +80,8 @@ FRAME_S = (1e-3, DAY_S)
 DOSE_BQ = (1e5, 1e11)
 """Doses given to anything from a mouse to a patient of rubidium-82; below are values in MBq."""
 
+DECAY_DATETIME = "DecayCorrectionDateTime (0018,9701)"
+
 PHILIPS_FACTORS = (1e-9, 1e9)
 """Factors of (7053,1000) and (7053,1009): those seen lie between 1e-4 and 10."""
 
@@ -117,6 +123,8 @@ class PetImage:
     """(7053,1000) of Philips PET Private Group: SUVbw for one rescaled count."""
     philips_activity: float | None = None
     """(7053,1009) of Philips PET Private Group: Bq/mL for one rescaled count."""
+    decay_datetime: str = ""
+    """DecayCorrectionDateTime (0018,9701) of an enhanced image, DT."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +233,7 @@ def _from_activity(images: Sequence[PetImage], to_activity: tuple[float, ...]) -
     dose = _number(images, lambda i: i.dose_bq, "RadionuclideTotalDose (0018,1074) in Bq", DOSE_BQ)
     decay_s, source = 0.0, "decay corrected to injection"
     left = 1.0
-    if images[0].decay_correction == "START":
+    if images[0].decay_datetime or images[0].decay_correction == "START":
         half_life = _number(
             images,
             lambda i: i.half_life_s,
@@ -259,8 +267,12 @@ def _require_corrections(images: Sequence[PetImage]) -> None:
             "CorrectedImage (0028,0051)", "ATTN and DECY", "\\".join(corrected) or "none"
         )
     decay = _same(images, lambda i: i.decay_correction, "DecayCorrection (0054,1102)")
-    if decay not in ("START", "ADMIN"):
-        raise _unknown("DecayCorrection (0054,1102)", "START or ADMIN", decay or "none")
+    if decay not in ("START", "ADMIN") and not all(i.decay_datetime for i in images):
+        raise _unknown(
+            f"DecayCorrection (0054,1102), or {DECAY_DATETIME} of an enhanced image",
+            "START or ADMIN",
+            decay or "none",
+        )
 
 
 def _require_body_weight(images: Sequence[PetImage], code: ReasonCode) -> None:
@@ -270,8 +282,11 @@ def _require_body_weight(images: Sequence[PetImage], code: ReasonCode) -> None:
 
 
 def _scan_moment(images: Sequence[PetImage], half_life: float) -> tuple[float, str]:
-    """Seconds, UTC or local, at which START's activity stands, and which statement said so."""
+    """Seconds, UTC or local, at which the activity stands, and which statement said so."""
     offset = _same(images, lambda i: i.utc_offset, "TimezoneOffsetFromUTC (0008,0201)")
+    said = _same(images, lambda i: i.decay_datetime, DECAY_DATETIME)
+    if said:
+        return _datetime(said, offset, DECAY_DATETIME), DECAY_DATETIME
     series = _moment(
         _same(images, lambda i: i.series_date, "SeriesDate (0008,0021)"),
         _same(images, lambda i: i.series_time, "SeriesTime (0008,0031)"),

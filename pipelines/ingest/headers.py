@@ -24,6 +24,7 @@ from radloom.pipelines.ingest.elements import Bounded, Elements, Unusual, read_e
 from radloom.pipelines.ingest.names import made_uid
 from radloom.pipelines.ingest.pet import pet_image
 from radloom.pipelines.ingest.quiet import quiet_pydicom
+from radloom.pipelines.ingest.real_world import real_world_mapping
 from radloom.pipelines.ingest.remembered import Remembered
 from radloom.pipelines.ingest.rules import ROLE_KEYWORDS
 from radloom.transforms.dicom import SlicePlane
@@ -154,6 +155,8 @@ class SliceHeader:
     acquisition_number: str = ""
     rescale: tuple[float, float] | None = None
     """Slope and intercept (0028,1053), (0028,1052)."""
+    mapped: tuple[float, float] | None = None
+    """First and last stored value that a Real World Value Mapping holds for; None without one."""
     rescale_type: str = ""
     pet: PetImage | None = None
     """What the units and SUV of a PET image depend on; None for other modalities."""
@@ -263,12 +266,36 @@ def _slices(dataset: Any, path: str) -> list[SliceHeader]:
     sources = [[*_parts(frame, *shared), dataset] for frame in frames]
     values = _series_values(dataset, sources[0])
     common = {**values, **_own(dataset, path, values)}
-    if values["modality"] == "PT":
-        common["pet"] = pet_image(_Layers(sources[0]))
-    return [
-        SliceHeader(**{**common, "frame": index, **_settings(source), **_places(source)})
-        for index, source in enumerate(sources)
-    ]
+    slices = []
+    for index, (frame, source) in enumerate(zip(frames, sources, strict=True)):
+        own = {**common, "frame": index, **_settings(source), **_places(source)}
+        if values["modality"] == "PT":
+            own = _pet_frame(own, source, [frame, *shared])
+        slices.append(SliceHeader(**own))
+    return slices
+
+
+def _pet_frame(own: dict[str, Any], source: Sequence[Any], groups: Sequence[Any]) -> dict[str, Any]:
+    """The values of a frame of PET, in the units that its Real World Value Mapping gives.
+
+    Where Units (0054,1001) is there too, as in objects converted from classic ones, both must lead
+    to the same values.
+    """
+    image = pet_image(_Layers(source))
+    if own["sop_class"] == ENHANCED_PET and image.dose_bq is not None:
+        image = replace(image, dose_bq=image.dose_bq * 1e6)  # in MBq there (PS3.3 C.8.22.4)
+    sequences = (_many(group.get("RealWorldValueMappingSequence")) for group in groups)
+    mapping = real_world_mapping(next(filter(None, sequences), []))
+    if mapping is not None and image.units in ("", mapping.units):
+        if image.units and mapping.rescale != own["rescale"]:
+            image = replace(image, units=f"two scales to {mapping.units}")
+        else:
+            own = {**own, "rescale": mapping.rescale or own["rescale"], "mapped": mapping.stored}
+            image = replace(image, units=mapping.units)
+    return {**own, "pet": image}
+
+
+ENHANCED_PET = "1.2.840.10008.5.1.4.1.1.130"
 
 
 class _Layers:

@@ -24,7 +24,10 @@ another's name, the number could be anything."""
 
 
 def pet_image(source: Any) -> PetImage:
-    """The values of a classic PET image that its units and its SUV depend on.
+    """The values of a PET image that its units and its SUV depend on.
+
+    An enhanced image says YES or NO to each correction instead of naming those that were made
+    (DICOM PS3.3 C.8.22.6), and names the moment of decay correction itself (C.8.22.3).
 
     Args:
         source: a pydicom ``Dataset``, or what answers like one to `get`, ``in`` and ``[tag]``.
@@ -40,8 +43,9 @@ def pet_image(source: Any) -> PetImage:
         units=_text(source.get("Units")).upper(),
         maker=_text(source.get("Manufacturer")).upper(),
         suv_type=_text(source.get("SUVType")).upper(),
-        corrected=tuple(_text(v).upper() for v in _many(source.get("CorrectedImage"))),
+        corrected=_corrections(source),
         decay_correction=_text(source.get("DecayCorrection")).upper(),
+        decay_datetime=_text(source.get("DecayCorrectionDateTime")),
         weight_kg=_number(source.get("PatientWeight")),
         n_doses=len(doses),
         dose_bq=_number(dose.get("RadionuclideTotalDose")),
@@ -59,6 +63,16 @@ def pet_image(source: Any) -> PetImage:
         philips_suv=_number(_private(source, PHILIPS_SUV)),
         philips_activity=_number(_private(source, PHILIPS_ACTIVITY)),
     )
+
+
+def _corrections(source: Any) -> tuple[str, ...]:
+    named = tuple(_text(v).upper() for v in _many(source.get("CorrectedImage")))
+    said = {word: _text(source.get(keyword)).upper() for word, keyword in CORRECTIONS.items()}
+    return named or tuple(word for word, answer in said.items() if answer == "YES")
+
+
+CORRECTIONS = {"ATTN": "AttenuationCorrected", "DECY": "DecayCorrected"}
+"""What CorrectedImage (0028,0051) names -> where an enhanced image answers."""
 
 
 def _private(source: Any, tag: tuple[int, int]) -> Any:

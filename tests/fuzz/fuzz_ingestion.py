@@ -14,6 +14,7 @@ Run::
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import random
@@ -317,6 +318,7 @@ def run_cases(
     seeds: Sequence[Seed], numbers: range, seed: int, note: Callable[[dict[str, Any]], None]
 ) -> None:
     """Every case in this process, one note a case; memory is limited for good."""
+    importlib.import_module("radloom.shapes")  # torch takes longer than a case may
     with suppress(ValueError):
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import gdcm
@@ -22,6 +23,7 @@ from pydicom.uid import (
 from radloom.errors import SeriesRefused
 from radloom.geometry import flip_lps_ras
 from radloom.pipelines.ingest import discover, read_series
+from radloom.pipelines.ingest.options import IngestOptions
 from radloom.pipelines.ingest.pixels import read_with_facts
 from radloom.shapes import affine_of, array_of
 
@@ -421,6 +423,158 @@ def test_an_enhanced_pet_without_units_is_refused_and_one_with_them_is_read(tmp_
     volume = read_only(tmp_path / "b")
     np.testing.assert_allclose(array_of(volume)[0], values * (0.5 + np.arange(4)), rtol=1e-6)
     assert volume.meta["units"] == "Bq/mL"
+
+
+def mapping(
+    slope: float, unit: str = "Bq/ml", ends: tuple[int, int] = (0, 65535), scheme: str = "UCUM"
+) -> Dataset:
+    """An item of a Real World Value Mapping Sequence (PS3.3 table C.7.6.16-12b)."""
+    made = item(
+        RealWorldValueSlope=slope, RealWorldValueIntercept=0.0, LUTLabel="scaled",
+        LUTExplanation="scaled", MeasurementUnitsCodeSequence=[
+            item(CodeValue=unit, CodingSchemeDesignator=scheme, CodeMeaning="unit")
+        ],
+    )  # fmt: skip
+    made.add_new("RealWorldValueFirstValueMapped", "US", ends[0])
+    made.add_new("RealWorldValueLastValueMapped", "US", ends[1])
+    return made
+
+
+def enhanced_pet(values: np.ndarray, mappings) -> Dataset:
+    """An enhanced PET, its slopes in the mappings; RescaleSlope leads to nothing of known kind."""
+    whole = enhanced("PT", [{"k": k, "values": values[..., k]} for k in (2, 0, 3, 1)])
+    for groups, k in zip(whole.PerFrameFunctionalGroupsSequence, (2, 0, 3, 1), strict=True):
+        groups.RealWorldValueMappingSequence = mappings(k)
+    return whole
+
+
+def with_dose(whole: Dataset) -> Dataset:
+    """An hour after 350 MBq of fluorine-18."""
+    whole.DecayCorrected = whole.AttenuationCorrected = "YES"
+    whole.DecayCorrectionDateTime = "20240510111500"
+    whole.PatientWeight = 70
+    whole.RadiopharmaceuticalInformationSequence = [
+        item(
+            RadiopharmaceuticalAgentNumber=1,
+            RadiopharmaceuticalStartDateTime="20240510101500",
+            RadionuclideTotalDose=350,
+            RadionuclideHalfLife=6586.2,
+        )
+    ]
+    return whole
+
+
+SUV_OF_ONE_BQ_ML = 70_000 / (350e6 * 0.5 ** (3600 / 6586.2))
+
+
+def test_an_enhanced_pet_is_in_what_its_real_world_mapping_says(tmp_path):
+    values = phantom(5, 6, 4)
+    save(enhanced_pet(values, lambda k: [mapping(0.5 + k)]), tmp_path / "a.dcm")
+    volume = read_only(tmp_path)
+    np.testing.assert_allclose(array_of(volume)[0], values * (0.5 + np.arange(4)), rtol=1e-6)
+    np.testing.assert_allclose(affine_of(volume), expected_affine(), atol=1e-4)
+    assert volume.meta["units"] == "Bq/mL"
+
+
+def test_a_mapping_that_all_frames_share_holds_for_each(tmp_path):
+    values = phantom(5, 6, 4)
+    whole = enhanced("PT", [{"k": k, "values": values[..., k]} for k in range(4)])
+    whole.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence = [mapping(2.5)]
+    save(whole, tmp_path / "a.dcm")
+    np.testing.assert_allclose(array_of(read_only(tmp_path))[0], values * 2.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", ["Bq/ml", "BQ/ML"])
+def test_becquerel_counts_before_uptake_and_suv_follows_from_the_dose(tmp_path, unit):
+    values = phantom(5, 6, 4)
+    both = lambda k: [mapping(7.0, "g/ml{SUVlbm}"), mapping(0.5, unit)]  # noqa: E731
+    save(with_dose(enhanced_pet(values, both)), tmp_path / "a.dcm")
+    (study,) = discover(tmp_path, options=IngestOptions(suv=True))
+    volume = read_series(study, study.series[0])
+    np.testing.assert_allclose(array_of(volume)[0], values * 0.5 * SUV_OF_ONE_BQ_ML, rtol=1e-5)
+    assert volume.meta["units"] == "SUV"
+    assert study.series[0].headers["UnitsSource"] == "DecayCorrectionDateTime (0018,9701)"
+    assert study.series[0].headers["SecondsFromInjection"] == 3600
+
+
+def test_body_weight_uptake_alone_is_suv(tmp_path):
+    values = phantom(5, 6, 4)
+    save(enhanced_pet(values, lambda k: [mapping(0.01, "g/ml{SUVbw}")]), tmp_path / "a.dcm")
+    volume = read_only(tmp_path)
+    np.testing.assert_allclose(array_of(volume)[0], values * 0.01, rtol=1e-6)
+    assert volume.meta["units"] == "SUV"
+
+
+@pytest.mark.parametrize(
+    ("mappings", "said"),
+    [
+        (lambda k: [mapping(1.0, "{counts}")], r"\{counts\}"),
+        (lambda k: [mapping(1.0, "g/ml{SUVlbm}")], r"g/ml\{SUVlbm\}"),
+        (lambda k: [mapping(1.0, "g/ml")], "got g/ml"),
+        (lambda k: [mapping(1.0, scheme="99HOME")], "Bq/ml of another scheme"),
+        (lambda k: [mapping(1.0), mapping(2.0)], "2 mappings to BQML"),
+        (lambda k: [mapping(0.0)], r"without RealWorldValueSlope \(0040,9225\)"),
+        (lambda k: [mapping(1.0)] if k else [mapping(1.0, "g/ml{SUVbw}")], "one value throughout"),
+        (lambda k: [mapping(1.0)] if k else [], "one value throughout"),
+    ],
+)
+def test_an_enhanced_pet_of_uncertain_units_is_refused_with_what_it_says(tmp_path, mappings, said):
+    save(enhanced_pet(phantom(5, 6, 4), mappings), tmp_path / "a.dcm")
+    (study,) = discover(tmp_path)
+    assert study.series[0].reason == "ambiguous_units"
+    assert re.search(said, study.series[0].detail)
+
+
+def test_values_beyond_the_mapping_are_refused(tmp_path):
+    values = phantom(5, 6, 4)
+    top = int(values.max())
+    save(enhanced_pet(values, lambda k: [mapping(1.0, ends=(0, top))]), tmp_path / "a" / "a.dcm")
+    assert read_only(tmp_path / "a").max() == top
+    save(
+        enhanced_pet(values, lambda k: [mapping(1.0, ends=(0, top - 1))]), tmp_path / "b" / "b.dcm"
+    )
+    with pytest.raises(SeriesRefused, match=r"ambiguous_units: RealWorldValue.* 0 to \d+$"):
+        read_only(tmp_path / "b")
+
+
+def test_units_and_a_mapping_must_lead_to_the_same_values(tmp_path):
+    values = phantom(5, 6, 4)
+    for slope, name in ((1.0, "same"), (2.0, "other")):
+        whole = enhanced_pet(values, lambda k, s=slope: [mapping(s)])
+        whole.Units, whole.DecayCorrection = "BQML", "START"
+        save(whole, tmp_path / name / "a.dcm")
+    np.testing.assert_array_equal(array_of(read_only(tmp_path / "same"))[0], values)
+    (study,) = discover(tmp_path / "other")
+    assert "two scales to BQML" in study.series[0].detail
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "said"),
+    [
+        ("PatientWeight", None, "PatientWeight"),
+        ("DecayCorrectionDateTime", None, "DecayCorrectionDateTime"),
+        ("AttenuationCorrected", "NO", "ATTN and DECY, got DECY"),
+        ("RadiopharmaceuticalInformationSequence", None, "RadiopharmaceuticalInformationSequence"),
+        ("DecayCorrectionDateTime", "20240510101400", "injection before the scan"),
+    ],
+)
+def test_an_enhanced_pet_without_what_suv_takes_is_refused(tmp_path, keyword, value, said):
+    whole = with_dose(enhanced_pet(phantom(5, 6, 4), lambda k: [mapping(1.0)]))
+    delattr(whole, keyword)
+    if value is not None:
+        setattr(whole, keyword, value)
+    save(whole, tmp_path / "a.dcm")
+    (study,) = discover(tmp_path, options=IngestOptions(suv=True))
+    assert study.series[0].reason == "suv_unknown"
+    assert said in study.series[0].detail
+
+
+def test_a_dose_in_becquerel_where_the_standard_has_mega_is_refused(tmp_path):
+    whole = with_dose(enhanced_pet(phantom(5, 6, 4), lambda k: [mapping(1.0)]))
+    whole.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = 350e6
+    save(whole, tmp_path / "a.dcm")
+    (study,) = discover(tmp_path, options=IngestOptions(suv=True))
+    assert "RadionuclideTotalDose" in study.series[0].detail
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
