@@ -354,6 +354,7 @@ def _slice(
     dataset = Dataset()
     for tag in template.keys():  # noqa: SIM118  # a data set's items are elements
         dataset[tag] = template.get_item(tag)
+    dataset.set_original_encoding(*template.original_encoding, template.original_character_set)
     dataset.file_meta = copy.deepcopy(template.file_meta)
     dataset.SOPInstanceUID = heading.uids.instance(k)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

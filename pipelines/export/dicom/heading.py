@@ -115,6 +115,7 @@ def finish(dataset: Dataset, heading: Heading, index: int = 0) -> Dataset:
         if keyword in first:
             dataset[keyword] = first[keyword]
     _set_character_set(dataset, first)
+    _set_body_part(dataset, first)
     dataset.SeriesInstanceUID = heading.uids.series
     dataset.SeriesNumber = heading.number
     dataset.SeriesDescription = heading.series_description
@@ -173,6 +174,14 @@ def _set_times(dataset: Dataset, sources: Sequence[SourceSeries]) -> None:
 
 
 _NO_DATE = "19930101"
+
+
+def _set_body_part(dataset: Dataset, first: Dataset) -> None:
+    """BodyPartExamined of the source; without one, Laterality must be there, though empty."""
+    if first.get("BodyPartExamined"):
+        dataset.BodyPartExamined = first.BodyPartExamined
+    elif "Laterality" not in dataset:
+        dataset.Laterality = ""
 
 
 def _set_character_set(dataset: Dataset, first: Dataset) -> None:

@@ -61,6 +61,8 @@ class Desk:
     study: Study
     fingerprint: str
     """Of the stage."""
+    made: dict[tuple[str, str], list[Dataset]] = field(default_factory=dict)
+    """Kind and role -> objects as read back, of kinds that others refer to (segmentation)."""
     _sources: dict[str, SourceSeries | str] = field(default_factory=dict)
     _used: dict[str, int] = field(default_factory=dict)
 

@@ -139,7 +139,7 @@ def _make(
     """Why objects of a kind cannot be made, if so; what could be stands in the two lists."""
     try:
         for series in _builder(kind)(desk.study, desk):
-            made, found = _write(series, context)
+            made, found = _write(series, context, desk)
             outputs.extend(made)
             checks.extend(found)
     except NoDicomSource as reason:
@@ -151,7 +151,7 @@ def _builder(kind: str) -> Builder:
     return cast("Builder", getattr(import_module(module), name))
 
 
-def _write(series: ObjectSeries, context: Context) -> tuple[list[Output], list[Check]]:
+def _write(series: ObjectSeries, context: Context, desk: Desk) -> tuple[list[Output], list[Check]]:
     """The outputs of one series, written, and what its self-check says."""
     outputs, back = [], []
     for output, content in _outputs(series):
@@ -159,7 +159,10 @@ def _write(series: ObjectSeries, context: Context) -> tuple[list[Output], list[C
         _require_written(kept, content)
         outputs.append(kept)
         back.append(read_file_bytes(content))
-    return outputs, list(series.check(back))
+    checks = list(series.check(back))
+    if series.kind == "segmentation":
+        desk.made.setdefault((series.kind, series.role), []).extend(back)
+    return outputs, checks
 
 
 def _outputs(series: ObjectSeries) -> Iterator[tuple[Output, bytes]]:
