@@ -24,6 +24,7 @@ from radloom.shapes import make_label, make_volume
 
 COMMANDS = [
     "demo", "inspect", "convert", "run", "denoise", "register", "translate", "segment",
+    "send", "listen",
     "deidentify", "deface", "status", "report", "explain", "verify",
 ]  # fmt: skip
 

@@ -9,6 +9,7 @@
     │   └── GridMismatch            two volumes that should share a grid do not
     ├── MissingWeights              a bundle is there, its weights are not: the stage is skipped
     ├── NotTrusted                  code would run from a file that --trust does not cover
+    ├── PacsFailed                  a PACS refused something, or the way to it broke
     └── StageFailed                 a stage gave up on one study; the others go on
         └── OutOfMemory             after every step down was tried
 
@@ -27,6 +28,7 @@ __all__ = [
     "MissingWeights",
     "NotTrusted",
     "OutOfMemory",
+    "PacsFailed",
     "RadloomError",
     "ReasonCode",
     "SeriesRefused",
@@ -165,6 +167,18 @@ class MissingWeights(RadloomError):
 
 class NotTrusted(RadloomError):
     """Code would run from a file that the user has not declared trusted."""
+
+
+class PacsFailed(RadloomError):
+    """A PACS refused something, or the way to it broke.
+
+    Attributes:
+        passing: whether the same may succeed when it is tried again after a while.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class StageFailed(RadloomError):

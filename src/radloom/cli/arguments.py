@@ -15,7 +15,13 @@ from radloom.errors import ConfigError
 if TYPE_CHECKING:
     from radloom.pipelines.deidentify import Pseudonyms
 
-Studies = Annotated[Path, typer.Argument(metavar="STUDIES", help="Folder of studies.")]
+Studies = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDIES",
+        help="Folder of studies, or a PACS: dicomweb+https://HOST/PATH, dicom://AET@HOST:PORT.",
+    ),
+]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for results.")]
 Results = Annotated[Path, typer.Argument(metavar="OUT", help="Folder with results of a run.")]
 Image = Annotated[

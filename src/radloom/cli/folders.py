@@ -27,10 +27,10 @@ from radloom.cli.arguments import (
     index_beside,
     index_file,
     pseudonyms,
-    require_folder,
     threads,
 )
 from radloom.cli.shell import ALL_DONE, SOME_FAILED, app, guarded, say, spinner, wide_console
+from radloom.cli.source import Source, with_source
 
 if TYPE_CHECKING:
     from radloom.pipelines.runner import RunSummary
@@ -71,6 +71,7 @@ def _print_roles(wanted: bool) -> None:  # noqa: FBT001  # typer's callback
 
 @app.command()
 @guarded
+@with_source
 def inspect(
     studies: Studies,
     *,
@@ -87,18 +88,20 @@ def inspect(
             help="Print the built-in role rules, to edit them; needs no STUDIES.",
         ),
     ] = False,
+    source: Source,
 ) -> None:
     """Say which studies and series there are, their roles, and what is refused and why."""
-    require_folder(studies)
+    source.require(studies, None)
     from radloom.pipelines.ingest import discover, inspect_rows
     from radloom.pipelines.ingest.rules import load_rules
     from radloom.pipelines.listing import as_table
 
     del print_roles  # its callback has answered already
     rules = load_rules(roles)
+    folder, _ = source.folder(studies, None)
     with spinner("reading headers"):
         records = discover(
-            studies, rules=rules, index=index_file(studies, index, no_index), workers=threads()
+            folder, rules=rules, index=index_file(folder, index, no_index), workers=threads()
         )
     if as_json:
         sys.stdout.write(json.dumps(inspect_rows(records), indent=2, ensure_ascii=False) + "\n")
@@ -108,6 +111,7 @@ def inspect(
 
 @app.command()
 @guarded
+@with_source
 def convert(
     studies: Studies,
     out: Out,
@@ -128,9 +132,10 @@ def convert(
     deface: Deface = False,
     index: Index = None,
     no_index: NoIndex = False,
+    source: Source,
 ) -> None:
     """Ingest alone: NIfTI and a JSON file for each accepted series, and OUT/ingest.tsv."""
-    require_folder(studies)
+    source.require(studies, out)
     from radloom.pipelines.workflow import load_workflow
 
     asked: dict[str, Any] = {"suv": True} if suv else {}
@@ -138,20 +143,24 @@ def convert(
     asked |= {"uneven_spacing": "resample"} if resample_spacing else {}
     asked |= _ingest_parameters(roles, deface=deface)
     workflow = load_workflow("head", only=("ingest",), parameters={"ingest": asked})
+    names = pseudonyms(deidentify, out, new=new_key)
+    folder, complete = source.folder(studies, out)
     _finish(
         _run(
-            studies,
+            folder,
             out,
             workflow,
-            deidentify=pseudonyms(deidentify, out, new=new_key),
-            index=index_beside(index_file(studies, index, no_index), out, deidentify),
+            deidentify=names,
+            index=index_beside(index_file(folder, index, no_index), out, deidentify),
             readers=threads(),
-        )
+        ),
+        complete=complete,
     )
 
 
 @app.command()
 @guarded
+@with_source
 def run(
     studies: Studies,
     out: Out,
@@ -172,28 +181,31 @@ def run(
     no_index: NoIndex = False,
     fast: Fast = False,
     trust: Trust = False,
+    source: Source,
 ) -> None:
     """Every study through the workflow. The same command again does what is missing."""
-    require_folder(studies)
+    source.require(studies, out)
     from radloom.pipelines.workflow import load_workflow
 
+    loaded = load_workflow(
+        workflow, fast=fast, parameters={"ingest": _ingest_parameters(roles, deface=deface)}
+    )
+    names = pseudonyms(deidentify, out, new=new_key)
+    folder, complete = source.folder(studies, out)
     _finish(
         _run(
-            studies,
+            folder,
             out,
-            load_workflow(
-                workflow,
-                fast=fast,
-                parameters={"ingest": _ingest_parameters(roles, deface=deface)},
-            ),
+            loaded,
             device=device,
             workers=workers,
             scheduler=scheduler,
             trust=trust,
-            deidentify=pseudonyms(deidentify, out, new=new_key),
-            index=index_beside(index_file(studies, index, no_index), out, deidentify),
+            deidentify=names,
+            index=index_beside(index_file(folder, index, no_index), out, deidentify),
             readers=threads(),
-        )
+        ),
+        complete=complete,
     )
 
 
@@ -211,9 +223,9 @@ def _run(studies: Path, out: Path, workflow: Workflow, **options: Any) -> RunSum
         return runner.run(studies, out, workflow, on_progress=listen, **options)
 
 
-def _finish(summary: RunSummary) -> None:
+def _finish(summary: RunSummary, *, complete: bool = True) -> None:
     say(f"{summary.sentence()} in {summary.seconds:.0f} s")
     say(f"results in {summary.out}")
     if summary.report is not None:
         say(f"report: {summary.report}")
-    raise typer.Exit(ALL_DONE if summary.all_done else SOME_FAILED)
+    raise typer.Exit(ALL_DONE if summary.all_done and complete else SOME_FAILED)

@@ -17,8 +17,11 @@ from radloom.errors import ConfigError
 class DenoisingMethod(str, Enum):
     """How noise is removed."""
 
+    network = "network"
+    dip = "dip"
     nlm = "nlm"
     tv = "tv"
+    bm4d = "bm4d"
 
 
 class RegistrationMethod(str, Enum):
@@ -42,15 +45,39 @@ def denoise(
     out: Written,
     *,
     method: Annotated[
-        DenoisingMethod, typer.Option(help="Non-local means or total variation.")
+        DenoisingMethod,
+        typer.Option(
+            help="Trained network, deep image prior, non-local means, total variation, or your "
+            "own install of BM4D."
+        ),
     ] = DenoisingMethod.nlm,
+    noise_level: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Standard deviation in the image's units; by default it is estimated."
+        ),
+    ] = None,
+    guide: Annotated[
+        Path | None,
+        typer.Option(metavar="IMAGE", help="For dip: another image of the patient, same space."),
+    ] = None,
+    device: Device = "auto",
     fast: Fast = False,
 ) -> None:
     """Remove noise from one image."""
-    require_there(image)
+    require_there(image, *([guide] if guide else []))
     from radloom.pipelines.single import denoise_file
 
-    level = denoise_file(image, out, method=method.value, fast=fast, n_threads=threads())
+    level = denoise_file(
+        image,
+        out,
+        method=method.value,
+        sigma=noise_level,
+        guide=guide,
+        fast=fast,
+        device=device,
+        n_threads=threads(),
+    )
     say(f"noise level {level:.4g}; wrote {out}")
 
 

@@ -73,6 +73,11 @@ def say(message: str) -> None:
     Console().print(message, markup=False, highlight=False, soft_wrap=True)
 
 
+def remark(message: str) -> None:
+    """One line on standard error that is no complaint: standard output may be for a program."""
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+
+
 def spinner(message: str) -> Any:
     """A spinner on a terminal, nothing otherwise."""
     return Console(stderr=True).status(message)
