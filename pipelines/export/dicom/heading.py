@@ -177,7 +177,12 @@ _NO_DATE = "19930101"
 
 
 def _set_body_part(dataset: Dataset, first: Dataset) -> None:
-    """BodyPartExamined of the source; without one, Laterality must be there, though empty."""
+    """BodyPartExamined of the source; without one, Laterality must be there, though empty.
+
+    Reports and documents have a series module of their own without either.
+    """
+    if dataset.Modality in ("SR", "DOC"):
+        return
     if first.get("BodyPartExamined"):
         dataset.BodyPartExamined = first.BodyPartExamined
     elif "Laterality" not in dataset:

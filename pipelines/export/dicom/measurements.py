@@ -138,7 +138,6 @@ def measurements_dataset(
         procedure_reported=codes.SCT.ImagingProcedure,
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
-        referenced_images=[ds for source in heading.sources for ds in source.datasets],
     )
     evidence = [ds for source in heading.sources for ds in source.datasets]
     known = {str(ds.SOPInstanceUID) for ds in evidence}
@@ -179,7 +178,9 @@ def _volume_group(volume: Volume, heading: Heading, source: SourceSeries, number
     from pydicom.sr.codedict import codes
 
     measurement = hd.sr.Measurement(
-        name=codes.SCT.Volume, value=_number(volume.ml), unit=codes.UCUM.Milliliter
+        name=codes.SCT.Volume,
+        value=_number(volume.ml),
+        unit=hd.sr.CodedConcept(UNITS["mL"][0], "UCUM", UNITS["mL"][1]),
     )
     tracking = hd.sr.TrackingIdentifier(
         identifier=volume.structure[:LONGEST_MEANING],
@@ -285,7 +286,7 @@ def check_measurements(
 
 
 def _numbers(item: Dataset) -> Iterator[float]:
-    """Every NUM of a content tree in its order."""
+    """Every NUM of a content tree, in its order."""
     if item.get("ValueType") == "NUM":
         measured = item.MeasuredValueSequence[0]
         precise = measured.get("FloatingPointValue")
