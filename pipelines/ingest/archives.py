@@ -1,4 +1,6 @@
-"""Zip files of DICOM: their members read in place, and unpacked, one series at a time, when needed.
+"""Zip files: DICOM in them is read in place, and unpacked, one series at a time, when needed.
+
+Of NIfTI, NRRD and MetaImage the first bytes are unpacked for their headers, with their sidecars.
 
 A member's path is that of the archive, a slash, and its own name: ``scans.zip/12/IM0001``. An
 archive is a stranger's file: its names never become paths unchecked, and what it claims to unpack
@@ -11,16 +13,25 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from radloom.errors import ReasonCode, SeriesRefused
+from radloom.pipelines.ingest.scan import NIFTI_SUFFIXES, PAIR_SUFFIX
 from radloom.pipelines.study import SeriesRecord, StudyRecord
+from radloom.transforms.itk_images import ITK_SUFFIXES
 
-__all__ = ["ARCHIVE_ERRORS", "Refused", "checked_members", "file_that_holds", "unpacked"]
+__all__ = [
+    "ARCHIVE_ERRORS",
+    "Refused",
+    "beginnings",
+    "checked_members",
+    "file_that_holds",
+    "unpacked",
+]
 
 ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
@@ -50,6 +61,12 @@ RATIO_FROM_BYTES = 32 << 20
 
 ENCRYPTED = 1
 """The bit of a file's flags (APPNOTE section 4.4.4)."""
+
+HEADER_BYTES = 1 << 18
+"""Bytes that hold the header of any NIfTI, NRRD or MetaImage file."""
+
+SIDECAR_SUFFIX = ".json"
+"""Unpacked whole beside a header."""
 
 _CHUNK = 1 << 20
 
@@ -120,8 +137,7 @@ def unpacked(record: StudyRecord, series: SeriesRecord) -> Iterator[StudyRecord]
     if not any(archive for _, archive, _ in places):
         yield record
         return
-    with tempfile.TemporaryDirectory(prefix="radloom-") as name:
-        folder = Path(name)
+    with _folder_like(record.root) as folder:
         try:
             _unpack(record.root, places, folder)
         except (Refused, KeyError, *ARCHIVE_ERRORS) as error:
@@ -130,19 +146,76 @@ def unpacked(record: StudyRecord, series: SeriesRecord) -> Iterator[StudyRecord]
         yield replace(record, root=folder)
 
 
+@contextmanager
+def beginnings(root: Path, paths: Iterable[str]) -> Iterator[Path]:
+    """A folder with the first bytes of members of archives, under the same relative paths.
+
+    What lies beside each and begins with its name comes too, sidecars whole. A member that cannot
+    be unpacked is not there. The folder goes again.
+    """
+    by_archive: dict[str, list[str]] = {}
+    for archive, name in (_split(root, path) for path in paths):
+        if archive:
+            by_archive.setdefault(archive, []).append(name)
+    if not by_archive:
+        yield root
+        return
+    with _folder_like(root) as folder:
+        for archive, names in by_archive.items():
+            with suppress(Refused, *ARCHIVE_ERRORS), zipfile.ZipFile(root / archive) as opened:
+                members = {info.filename: info for info in checked_members(opened)}
+                for name in _with_neighbours(names, members):
+                    with suppress(KeyError, *ARCHIVE_ERRORS), opened.open(members[name]) as source:
+                        is_whole = name.lower().endswith(SIDECAR_SUFFIX)
+                        content = source.read(-1 if is_whole else HEADER_BYTES)
+                        _target(folder, f"{archive}/{name}").write_bytes(content)
+        yield folder
+
+
+@contextmanager
+def _folder_like(root: Path) -> Iterator[Path]:
+    """A folder for a while, of the same name as `root`: labels may come from it."""
+    with tempfile.TemporaryDirectory(prefix="radloom-") as name:
+        folder = Path(name, root.resolve().name or "study")
+        folder.mkdir()
+        yield folder
+
+
+def _with_neighbours(names: Iterable[str], members: Mapping[str, object]) -> list[str]:
+    """The names, and those of files beside an image other than DICOM that share its stem.
+
+    >>> beside = {"a/t1.nii.gz": 0, "a/t1.json": 0, "a/t1_x.json": 0, "b/t1.json": 0}
+    >>> _with_neighbours(["a/t1.nii.gz"], beside)
+    ['a/t1.json', 'a/t1.nii.gz']
+    """
+    stems = {
+        name[: -len(suffix)]
+        for name in names
+        for suffix in (*NIFTI_SUFFIXES, PAIR_SUFFIX, *ITK_SUFFIXES)
+        if name.lower().endswith(suffix)
+    }
+    found = {name for name in members if stems and any(name[:at] in stems for at in _dots(name))}
+    return sorted(found.union(names))
+
+
+def _dots(name: str) -> list[int]:
+    """Where the last part of a path has its dots."""
+    start = name.rfind("/") + 1
+    return [at for at in range(start, len(name)) if name[at] == "."]
+
+
 def _unpack(root: Path, places: Sequence[tuple[str, str, str]], folder: Path) -> None:
-    by_archive: dict[str, list[tuple[str, str]]] = {}
+    by_archive: dict[str, list[str]] = {}
     for path, archive, name in places:
-        by_archive.setdefault(archive, []).append((path, name))
+        by_archive.setdefault(archive, []).append(name if archive else path)
+    for path in by_archive.pop("", ()):  # copies of a series may lie here and there
+        shutil.copyfile(root / path, _target(folder, path))
     for archive, wanted in by_archive.items():
-        if not archive:  # copies of a series may lie here and there
-            for path, _ in wanted:
-                shutil.copyfile(root / path, _target(folder, path))
-            continue
         with zipfile.ZipFile(root / archive) as opened:
             members = {info.filename: info for info in checked_members(opened)}
-            for path, name in wanted:
-                with opened.open(members[name]) as source, _target(folder, path).open("xb") as out:
+            for name in _with_neighbours(wanted, members):
+                target = _target(folder, f"{archive}/{name}")
+                with opened.open(members[name]) as source, target.open("xb") as out:
                     _copy(source, out, members[name].file_size)
 
 

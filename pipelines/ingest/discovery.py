@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from radloom.errors import InputError, ReasonCode
+from radloom.pipelines.ingest.archives import beginnings, file_that_holds
 from radloom.pipelines.ingest.examine import look_at_folder
 from radloom.pipelines.ingest.files import Home, file_record, home_of
 from radloom.pipelines.ingest.headers import SliceHeader
@@ -80,12 +81,9 @@ def discover(
     identifiers = {word for header in headers for word in header.identifiers}
     drafts = _dicom_drafts(_each_once(headers))
     file_drafts: dict[str, _Draft] = {}
-    for item in found:
-        if item.kind in ("nifti", "itk"):
-            home = home_of(folder, item.path)
-            _draft_of(home, file_drafts).records.append(
-                file_record(folder, item, rules, suv=options.suv)
-            )
+    images = [item for item in found if item.kind in ("nifti", "itk")]
+    for path, record in _image_records(folder, images, rules, options):
+        _draft_of(home_of(folder, path), file_drafts).records.append(record)
     lost = [f for f in found if f.kind == "bad"]
     lost += [
         Found(h.path, "bad", h.problem or ReasonCode.UNREADABLE, h.problem_detail)
@@ -97,6 +95,17 @@ def discover(
         draft = _nearest(item, places) or _draft_of(home_of(folder, item.path), file_drafts)
         draft.records.append(_lost_record(item))
     return _records(folder, [*drafts, *file_drafts.values()], identifiers, rules, options)
+
+
+def _image_records(
+    folder: Path, images: Sequence[Found], rules: RoleRules, options: IngestOptions
+) -> Iterator[tuple[str, SeriesRecord]]:
+    """Path and record of each file that is no DICOM, also of those in archives."""
+    packed = {i.path for i in images if file_that_holds(folder, i.path) != folder / i.path}
+    with beginnings(folder, sorted(packed)) as unpacked_folder:
+        for item in images:
+            root = unpacked_folder if item.path in packed else folder
+            yield item.path, file_record(root, item, rules, suv=options.suv)
 
 
 def _looked(folder: Path, file: Path | None, workers: int) -> list[Looked]:

@@ -116,7 +116,7 @@ def _look_at(folder: Path, entry: Entry) -> tuple[Looked, ...]:
 
 
 def _look_into(stream: object, path: str) -> Iterator[Looked]:
-    """The DICOM files of an archive, and what of it cannot be used."""
+    """The images of an archive, and what of it cannot be used."""
     try:
         with zipfile.ZipFile(cast("BinaryIO", stream)) as archive:
             members = checked_members(archive)
@@ -139,13 +139,13 @@ def _look_at_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) 
         with archive.open(info) as member:
             head = member.read(FIRST_READ)
             found = classify(path, head[:HEAD_BYTES])
-            if found is None or found.kind == "bad":
-                yield from () if found is None else (Looked(found),)
-            elif found.kind == "dicom":
+            if found is None:
+                return
+            if found.kind == "dicom":
                 headers = headers_of(cast("BinaryIO", member), info.file_size, path, head)
                 yield Looked(found, tuple(headers))
             else:
-                yield _refused(path, "only DICOM is read from archives; unpack it")
+                yield Looked(found)
     except ARCHIVE_ERRORS as error:
         yield _refused(path, f"a damaged file in an archive ({type(error).__name__})")
 

@@ -16,7 +16,7 @@ from radloom.pipelines.ingest.headers import PARSE_ERRORS
 from radloom.pipelines.ingest.names import alphanumeric, made_uid
 from radloom.pipelines.ingest.roles import Acquisition, Role, role_of, role_of_words
 from radloom.pipelines.ingest.rules import RoleRules
-from radloom.pipelines.ingest.scan import Found, image_stem
+from radloom.pipelines.ingest.scan import ARCHIVE_SUFFIX, Found, image_stem
 from radloom.pipelines.study import SeriesRecord
 
 __all__ = ["Home", "file_record", "home_of"]
@@ -106,10 +106,27 @@ def home_of(root: Path, path: str) -> Home:
     labels = _bids(folders, name)
     if "sub" in labels:
         return Home(folder, labels["sub"], labels.get("ses", "1"))
-    outer = [root.resolve().name or "study", *folders]
+    outer = [root.resolve().name or "study", *_without_archives(folders)]
     if len(outer) == 1:
         return Home(folder, alphanumeric(outer[0]), "1")
     return Home(folder, alphanumeric(outer[-2]), alphanumeric(outer[-1]))
+
+
+def _without_archives(folders: Sequence[str]) -> list[str]:
+    """Names of folders; an archive stands for the folder that it was made of, and may hold it.
+
+    >>> _without_archives(["ms01", "date1.zip", "date1"]), _without_archives(["ms01.zip", "date1"])
+    (['ms01', 'date1'], ['ms01', 'date1'])
+    """
+    names: list[str] = []
+    was_archive = False
+    for folder in folders:
+        is_archive = folder.lower().endswith(ARCHIVE_SUFFIX)
+        name = folder[: -len(ARCHIVE_SUFFIX)] or folder if is_archive else folder
+        if not (was_archive and name == names[-1]):
+            names.append(name)
+        was_archive = is_archive
+    return names
 
 
 def _bids(folders: Sequence[str], name: str) -> dict[str, str]:

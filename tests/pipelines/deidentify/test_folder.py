@@ -245,8 +245,11 @@ def test_archives_are_opened(planted, tmp_path, names, find_leaks):
     (tmp_path / "packed").mkdir()
     shutil.make_archive(str(tmp_path / "packed" / "Zwetkova"), "zip", planted)
     summary = deidentify_folder(tmp_path / "packed", tmp_path / "out", names)
-    assert summary.n_written == 10  # DICOM alone is looked for in archives
+    assert (summary.n_written, summary.n_refused) == (12, 0)
     assert find_leaks(tmp_path / "out") == []
+    (sidecar,) = (tmp_path / "out").rglob("ses-*/*.json")
+    assert json.loads(sidecar.read_text())["EchoTime"] == 0.0029
+    assert len(list((tmp_path / "out").rglob("*.bval"))) == 1
     records = deidentify_records(discover(tmp_path / "packed"), names)
     by_subject = {record.subject: record for record in records}
     assert by_subject[names.subject("MRN-8812345")].series[0].role == "t1ce"

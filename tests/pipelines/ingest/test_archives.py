@@ -4,12 +4,14 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from radloom.errors import SeriesRefused
 from radloom.pipelines.ingest import archives, discover, read_series
-from radloom.pipelines.ingest.archives import file_that_holds, unpacked
+from radloom.pipelines.ingest.archives import beginnings, file_that_holds, unpacked
 from radloom.pipelines.ingest.stage import IngestStage
 from radloom.pipelines.study import Study
 
@@ -124,9 +126,78 @@ def test_damaged_locked_and_nested_archives_say_so(tmp_path, series):
         "a damaged archive",
         "an archive with a password",
         "an archive within an archive",
-        "only DICOM is read from archives",
         "a damaged archive",
     ]
+    (cut,) = [detail for reason, detail in rows(tmp_path / "in") if reason == "truncated"]
+    assert cut.startswith("<t1.nii.gz>")
+
+
+def write_images(folder: Path) -> dict[str, np.ndarray]:
+    """An image of each format with what belongs beside it; the voxels by stem."""
+    folder.mkdir(parents=True)
+    images = {}
+    for number, name in enumerate(("t1.nii.gz", "t2.nii", "flair.nrrd", "pd.mha", "ct.mhd")):
+        values = np.random.default_rng(number).integers(-900, 3000, (64, 48, 40)).astype(np.int16)
+        images[name.partition(".")[0]] = values
+        if ".nii" in name:
+            nib.save(nib.Nifti1Image(values, np.diag([1.0, 2.0, 3.0, 1.0])), folder / name)
+        else:
+            image = sitk.GetImageFromArray(values.T)
+            sitk.WriteImage(image, str(folder / name))
+    pair = nib.Nifti1Pair(images["t1"], np.eye(4))
+    nib.save(pair, folder / "pair_pd.hdr")
+    images["pair_pd"] = images["t1"]
+    (folder / "t2.json").write_text('{"EchoTime": 0.09, "RepetitionTime": 5, "FlipAngle": 90}')
+    return images
+
+
+def test_images_other_than_dicom_are_read_from_archives_as_from_folders(tmp_path):
+    images = write_images(tmp_path / "plain" / "ms01" / "date1")
+    before = discover(tmp_path / "plain")
+    shutil.copytree(tmp_path / "plain", tmp_path / "in")
+    packed(tmp_path / "in" / "ms01" / "date1", tmp_path / "in" / "ms01" / "date1.zip")
+    (study,) = records = discover(tmp_path / "in")
+    assert [study.key for study in records] == [study.key for study in before]
+
+    def seen(study):
+        return sorted(
+            (s.description, s.status, s.role, s.role_rule, s.shape, s.spacing, s.detail, s.reader)
+            for s in study.series
+        )
+
+    assert seen(study) == seen(before[0])
+    assert {s.description for s in study.series} == set(images)
+    for series in study.series:
+        volume = read_series(study, series)
+        np.testing.assert_array_equal(np.asarray(volume[0]), images[series.description])
+    (t2,) = [s for s in study.series if s.description == "t2"]
+    assert t2.headers["EchoTime"] == 0.09
+    assert t2.files == ("ms01/date1.zip/date1/t2.nii",)
+    assert {p.name for p in (tmp_path / "in").rglob("*") if p.is_file()} == {"date1.zip"}
+
+
+def test_only_the_beginning_of_an_image_is_unpacked_for_its_header(tmp_path, monkeypatch):
+    write_images(tmp_path / "in" / "a")
+    packed(tmp_path / "in" / "a", tmp_path / "in" / "a.zip")
+    with beginnings(tmp_path / "in", ["a.zip/a/t2.nii", "a.zip/a/lost.nii"]) as folder:
+        sizes = {p.name: p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+    assert sizes.keys() == {"t2.nii", "t2.json"}
+    assert sizes["t2.nii"] == 352 + 2 * 64 * 48 * 40
+    monkeypatch.setattr(archives, "HEADER_BYTES", 1000)
+    with beginnings(tmp_path / "in", ["a.zip/a/t2.nii"]) as folder:
+        assert (folder / "a.zip" / "a" / "t2.nii").stat().st_size == 1000
+        assert len((folder / "a.zip" / "a" / "t2.json").read_text()) > 50
+    assert not folder.exists()
+    assert all(s.status == "accepted" for s in discover(tmp_path / "in")[0].series)
+
+
+def test_a_damaged_image_in_an_archive_is_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "a.zip", "w") as opened:
+        opened.writestr("t1.nii", b"x" * 4000)
+        opened.writestr("t2.nrrd", b"NRRD0005\nkind: none\n\n")
+    assert {reason for reason, _ in rows(tmp_path / "in")} <= {"unreadable", "missing_geometry"}
+    assert len(rows(tmp_path / "in")) == 2
 
 
 def test_an_archive_that_is_gone_refuses_the_series(tmp_path, series):
