@@ -67,7 +67,7 @@ def report_pdf(study: Study) -> bytes:
     blocks.extend(_volume_lines(study))
     blocks.extend(_check_lines(study))
     for output in pictures_of(study):
-        blocks += [Line(title_of(output), 11, "bold"), Picture(rgb_of(output)), Line("")]
+        blocks += [Picture(rgb_of(output), Line(title_of(output), 11, "bold")), Line("")]
     return make_pdf(blocks, title=f"{_TITLE} {study.record.key}")
 
 

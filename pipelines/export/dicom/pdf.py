@@ -37,10 +37,11 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image across the page, smaller where it would not fit."""
+    """An image across the page, smaller where it would not fit, under its caption."""
 
     rgb: npt.NDArray[np.uint8]
     """(row, column, 3)."""
+    caption: Line = Line("")
 
 
 Block: TypeAlias = Line | Picture
@@ -85,12 +86,15 @@ def _laid_out(blocks: Sequence[Block]) -> list[_Page]:
 
 def _size(picture: Picture) -> tuple[float, float]:
     rows, columns = picture.rgb.shape[:2]
-    scale = min((WIDTH - 2 * MARGIN) / columns, (HEIGHT - 2 * MARGIN) / rows)
+    free = HEIGHT - 2 * MARGIN - _height(picture.caption)
+    scale = min((WIDTH - 2 * MARGIN) / columns, free / rows)
     return columns * scale, rows * scale
 
 
 def _height(block: Block) -> float:
-    return block.size * 1.35 if isinstance(block, Line) else _size(block)[1]
+    if isinstance(block, Line):
+        return block.size * 1.35
+    return _size(block)[1] + _height(block.caption)
 
 
 def _put(block: Block, page: _Page, y: float) -> None:
@@ -104,6 +108,7 @@ def _put(block: Block, page: _Page, y: float) -> None:
     name = f"I{len(page.images)}"
     page.images[name] = block
     width, height = _size(block)
+    _put(block.caption, page, y + height)
     page.content.append(
         b"q %.2f 0 0 %.2f %.2f %.2f cm /%s Do Q" % (width, height, MARGIN, y, name.encode())
     )

@@ -128,7 +128,8 @@ class ExportStage:
         for kind in self.objects:
             reasons.extend(_make(kind, desk, context, outputs, checks))
         if not outputs:
-            reason = "; ".join(dict.fromkeys(reasons)) or "nothing that an object could hold"
+            none = "nothing that an object could hold" if self.objects else "none was asked for"
+            reason = "; ".join(dict.fromkeys(reasons)) or none
             return StageResult(status="skipped", reason=f"no DICOM objects: {reason}")
         return StageResult(tuple(outputs), tuple(checks))
 

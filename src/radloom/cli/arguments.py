@@ -40,6 +40,16 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Run code and pickles that come with outside models."),
 ]
+Dicom = Annotated[
+    str | None,
+    typer.Option(
+        "--dicom",
+        metavar="KINDS",
+        help="DICOM objects to write, with commas between: derived, segmentation, structure_set, "
+        "registration, measurements, pictures, document; or all, or none. By default as the "
+        "workflow says.",
+    ),
+]
 Roles = Annotated[
     Path | None,
     typer.Option("--roles", metavar="FILE", help="Role rules; see inspect --print-roles."),
@@ -119,6 +129,17 @@ def require_outside(path: Path, out: Path) -> None:
     """Nothing, if `path` is not below `out`; ConfigError otherwise."""
     if path.resolve().is_relative_to(out.resolve()):
         raise ConfigError(f"expected <{path}> outside of <{out}>: what leads back stays apart")
+
+
+def export_parameters(kinds: str | None) -> dict[str, dict[str, list[str]]]:
+    """Parameters of the stage `export`, for ``load_workflow``; none where nothing was asked."""
+    if kinds is None:
+        return {}
+    from radloom.pipelines.export.dicom.stage import OBJECTS
+
+    named = [kind.strip() for kind in kinds.split(",") if kind.strip()]
+    given = {("all",): list(OBJECTS), ("none",): []}.get(tuple(named), named)
+    return {"export": {"objects": given}}
 
 
 def require_folder(path: Path) -> None:

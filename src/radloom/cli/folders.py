@@ -16,6 +16,7 @@ from radloom.cli.arguments import (
     Deface,
     Deidentify,
     Device,
+    Dicom,
     Fast,
     Index,
     NewKey,
@@ -24,6 +25,7 @@ from radloom.cli.arguments import (
     Roles,
     Studies,
     Trust,
+    export_parameters,
     index_beside,
     index_file,
     pseudonyms,
@@ -166,6 +168,7 @@ def run(
     out: Out,
     *,
     workflow: Annotated[str, typer.Option(help="head, or a .yaml file.")] = "head",
+    dicom: Dicom = None,
     device: Device = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; by default as the machine allows.")
@@ -188,7 +191,12 @@ def run(
     from radloom.pipelines.workflow import load_workflow
 
     loaded = load_workflow(
-        workflow, fast=fast, parameters={"ingest": _ingest_parameters(roles, deface=deface)}
+        workflow,
+        fast=fast,
+        parameters={
+            "ingest": _ingest_parameters(roles, deface=deface),
+            **export_parameters(dicom),
+        },
     )
     names = pseudonyms(deidentify, out, new=new_key)
     folder, complete = source.folder(studies, out)
