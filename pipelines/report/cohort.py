@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 import statistics
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from radloom.pipelines.export import StudySummary, summarise
-from radloom.pipelines.export.readers import read_table
+from radloom.pipelines.export.index import Index
+from radloom.pipelines.export.summary import StudySummary, summary_of
+from radloom.pipelines.export.tsv import read_table
 from radloom.pipelines.receipts.files import inside
 from radloom.pipelines.receipts.receipt import Check, OutputRecord, Receipt, read_receipts
-from radloom.pipelines.receipts.records import read_records
+from radloom.pipelines.receipts.records import read_record
 from radloom.pipelines.study import StudyRecord
 
 __all__ = [
@@ -28,7 +31,9 @@ __all__ = [
     "SeriesRow",
     "StageView",
     "StudyView",
+    "Totals",
     "read_cohort",
+    "read_studies",
     "scale_of",
 ]
 
@@ -142,60 +147,103 @@ class CheckSpread:
     n_flagged: int
 
 
-@dataclass(frozen=True)
-class Cohort:
-    """All studies of an output folder."""
+class Totals:
+    """What a cohort says as a whole, added up a study at a time."""
 
-    studies: tuple[StudyView, ...]
-
-    @property
-    def counts(self) -> Mapping[str, int]:
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
         """State -> number of studies."""
-        return Counter(study.state for study in self.studies)
-
-    @property
-    def seconds(self) -> float:
+        self.seconds = 0.0
         """Of all stages, added up."""
-        return sum(study.summary.seconds for study in self.studies)
+        self.n_studies = self.n_taken = self.n_refused = 0
+        self._refusals: Counter[str] = Counter()
+        self._versions: dict[str, set[str]] = {}
+        self._checks: dict[tuple[str, str], _Values] = {}
+
+    def add(self, study: StudyView) -> None:
+        """One more study."""
+        self.n_studies += 1
+        self.counts[study.state] += 1
+        self.seconds += study.summary.seconds
+        self.n_taken += study.n_taken
+        self.n_refused += study.n_refused
+        self._refusals.update(row.reason for row in study.series if row.status == "rejected")
+        for stage in study.stages:
+            for package, version in stage.receipt.versions.items():
+                self._versions.setdefault(package, set()).add(version)
+            for check in stage.receipt.checks:
+                name = (stage.receipt.stage, check.name)
+                self._checks.setdefault(name, _Values(check)).add(study.key, check)
 
     @property
     def versions(self) -> Mapping[str, tuple[str, ...]]:
         """Package -> the versions that made the results; more than one if runs were mixed."""
-        found: dict[str, set[str]] = {}
-        for study in self.studies:
-            for stage in study.stages:
-                for package, version in stage.receipt.versions.items():
-                    found.setdefault(package, set()).add(version)
-        return {package: tuple(sorted(versions)) for package, versions in found.items()}
+        return {package: tuple(sorted(found)) for package, found in self._versions.items()}
 
     @property
     def refusals(self) -> Mapping[str, int]:
         """Reason code -> number of series refused for it, most frequent first."""
-        reasons = Counter(
-            row.reason for study in self.studies for row in study.series if row.status == "rejected"
-        )
-        return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+        return dict(sorted(self._refusals.items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def spreads(self) -> tuple[CheckSpread, ...]:
         """Each check that two studies or more have, over all of them."""
-        groups: dict[tuple[str, str], list[tuple[str, Check]]] = {}
+        items = self._checks.items()
+        return tuple(values.spread(stage) for (stage, _), values in items if values.n > 1)
+
+
+class _Values:
+    """The values of one check, eight bytes a study."""
+
+    def __init__(self, first: Check) -> None:
+        self._first = first
+        self._keys: list[str] = []
+        self._values, self._flagged = array("d"), bytearray()
+        self.n = self.n_flagged = 0
+
+    def add(self, key: str, check: Check) -> None:
+        self.n += 1
+        self.n_flagged += check.flagged
+        if math.isfinite(check.value):
+            self._keys.append(key)
+            self._values.append(check.value)
+            self._flagged.append(check.flagged)
+
+    def spread(self, stage: str) -> CheckSpread:
+        median = statistics.median(self._values) if self._values else math.nan
+        middle = replace(self._first, value=median)
+        known = zip(self._keys, self._values, map(bool, self._flagged), strict=True)
+        return CheckSpread(stage, middle, tuple(known), self.n_flagged)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All studies of an output folder, and what they say together."""
+
+    studies: tuple[StudyView, ...]
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Over all studies."""
+        totals = Totals()
         for study in self.studies:
-            for stage in study.stages:
-                for check in stage.receipt.checks:
-                    key = (stage.receipt.stage, check.name)
-                    groups.setdefault(key, []).append((study.key, check))
-        return tuple(
-            _spread(stage, checks) for (stage, _), checks in groups.items() if len(checks) > 1
-        )
+            totals.add(study)
+        return totals
 
 
 def read_cohort(out: Path) -> Cohort:
     """Everything that the page tells about the studies below `out`."""
-    records = {record.key: record for record in read_records(out)}
-    return Cohort(
-        tuple(_study(out, summary, records.get(summary.study)) for summary in summarise(out))
-    )
+    return Cohort(tuple(read_studies(out)))
+
+
+def read_studies(out: Path) -> Iterator[StudyView]:
+    """Every study below `out` by its key, one at a time in memory."""
+    index = Index.load(out)
+    for key in index.studies():
+        receipts, record = tuple(read_receipts(out, key)), read_record(out, key)
+        if receipts or record is not None:
+            summary = summary_of(key, receipts, record, last=index.last)
+            yield _study(out, summary, receipts, record)
 
 
 def scale_of(check: Check, values: Sequence[float] = ()) -> tuple[float, float]:
@@ -212,16 +260,9 @@ def scale_of(check: Check, values: Sequence[float] = ()) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _spread(stage: str, checks: Sequence[tuple[str, Check]]) -> CheckSpread:
-    finite = tuple((k, c.value, c.flagged) for k, c in checks if math.isfinite(c.value))
-    median = statistics.median(value for _, value, _ in finite) if finite else math.nan
-    first = checks[0][1]
-    middle = Check(first.name, median, first.low, first.high, first.unit, first.meaning)
-    return CheckSpread(stage, middle, finite, sum(check.flagged for _, check in checks))
-
-
-def _study(out: Path, summary: StudySummary, record: StudyRecord | None) -> StudyView:
-    receipts = tuple(read_receipts(out, summary.study))
+def _study(
+    out: Path, summary: StudySummary, receipts: tuple[Receipt, ...], record: StudyRecord | None
+) -> StudyView:
     pictures = [p for receipt in receipts for p in _pictures(out, receipt)]
     stages = tuple(
         StageView(receipt, tuple(p for p in pictures if p.stage == receipt.stage))

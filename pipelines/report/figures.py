@@ -1,7 +1,6 @@
 """The pictures of each stage: volumes in, PNG bytes out; nothing is read or written.
 
-`GRIDS` says which cells a picture has and where, so that the page can show one cell alone and
-alternate between two of them at the same place.
+`radloom.pipelines.report.pictures.GRIDS` says which cells a picture has and where.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,7 +43,6 @@ from radloom.pipelines.report.windows import (
 from radloom.shapes import LabelVolume, Volume, affine_of, array_of, spatial_shape
 
 __all__ = [
-    "GRIDS",
     "draw_denoise",
     "draw_ingest",
     "draw_register",
@@ -53,20 +50,6 @@ __all__ = [
     "draw_translate",
     "label_hues",
 ]
-
-GRIDS: Mapping[str, tuple[tuple[str, ...], ...]] = MappingProxyType(
-    {
-        "denoise": (("before",), ("after",), ("residual",)),
-        "register": (
-            ("fixed", "checkerboard"),
-            ("moving, before", "contours, before"),
-            ("moving, after", "contours, after"),
-        ),
-        "translate": (("MR",), ("pseudo-CT, brain",), ("pseudo-CT, bone",)),
-        "segment": (("image",), ("labels",)),
-    }
-)
-"""Stage -> rows of the titles of the cells of its picture; `ingest` has one or two rows."""
 
 _TILE_MM = 25.0
 """Squares of the checkerboard: small enough that every boundary of the head crosses several."""

@@ -1,249 +1,178 @@
-"""One self-contained HTML page over all studies: everything inlined, nothing fetched, no voxels.
+"""The report: one page over all studies, or, for many studies, a page for each and one over all.
 
-Every text passes through the template's escaping, and a content security policy that names the
-hash of the page's own script keeps any other script inert.
+No page fetches anything, and no voxels are read.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
-import math
-import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
-from importlib import resources
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
-from radloom import __version__
+from radloom.pipelines.export.index import Index
 from radloom.pipelines.receipts.files import write_file
-from radloom.pipelines.receipts.receipt import Check
-from radloom.pipelines.report.cohort import Cohort, Picture, read_cohort, scale_of
-from radloom.pipelines.report.figures import GRIDS
+from radloom.pipelines.report.cohort import (
+    Cohort,
+    Picture,
+    StudyView,
+    Totals,
+    read_cohort,
+    read_studies,
+)
+from radloom.pipelines.report.pictures import Shown, inlined, linked
+from radloom.pipelines.report.render import as_data, render, revision
+from radloom.pipelines.report.words import seconds_text, words_text
 
-__all__ = ["INLINE_LIMIT_BYTES", "PAGE", "render_page", "write_report"]
+__all__ = [
+    "INLINE_LIMIT_BYTES",
+    "MANY",
+    "PAGE",
+    "PAGES",
+    "render_cohort",
+    "render_page",
+    "render_study",
+    "write_report",
+]
 
 PAGE = "report.html"
 """The page's name below OUT."""
 
+PAGES = "report"
+"""The folder below OUT with a page for each study of a large cohort."""
+
+MANY = 50
+"""Studies above which each gets a page of its own: a browser takes seconds for more in one."""
+
 INLINE_LIMIT_BYTES = 128 * 2**20
 """Pictures of a cohort beyond this are linked, not inlined: browsers stall on larger pages."""
 
-CAPTIONS = {
-    "ingest": "Are the letters right, the proportions natural, the head complete, and no slice "
-    "missing, doubled or shifted?",
-    "denoise": "The residual should be structureless. Anatomy seen in it was taken from the image.",
-    "register": "After registration contours lie on the edges below them and edges run unbroken "
-    "across the checkerboard. Blink to see what is still displaced.",
-    "translate": "Bone, air and soft tissue lie where the MR shows them; the skull is closed "
-    "and as thick as in the MR.",
-    "segment": "Colours end where the structures end, and both sides look alike. The legend adds "
-    "left and right.",
-}
-"""Stage -> what a person should look for."""
-
-BLINKS = {
-    "denoise": ("before", "after"),
-    "register": ("fixed", "moving, after"),
-    "translate": ("MR", "pseudo-CT, bone"),
-    "segment": ("image", "labels"),
-}
-"""Stage -> the two cells that the blink button alternates."""
+N_FIRST = 100
+"""Rows of a large cohort that stand in the page itself, for readers without JavaScript."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A picture as the template needs it."""
+def write_report(out: Path, *, many: int = MANY) -> Path:
+    """``OUT/report.html``, made anew from what lies below `out`; returns its path.
 
-    source: str
-    """A data URI, or the relative path where the cohort is too large to inline."""
-    width: int
-    height: int
-    alt: str
-    title: str
-    caption: str
-    rows: int
-    columns: int
-    cells: tuple[tuple[str, int, int], ...]
-    """(title, row, column) of each cell that can be shown alone."""
-    blink: tuple[int, int] | None
-    """Indices into `cells`."""
-
-
-def write_report(out: Path) -> Path:
-    """``OUT/report.html``, made anew from what lies below `out`; returns its path."""
-    path = out / PAGE
-    write_file(path, render_page(read_cohort(out)).encode())
-    return path
+    More than `many` studies get a page each in ``OUT/report``; a page whose study has not changed
+    is left as it is.
+    """
+    if len(Index.load(out).studies()) > many:
+        page = _write_pages(out)
+        kept = {study for study, *_ in page[1]}
+        content = render_cohort(*page)
+    else:
+        content, kept = render_page(read_cohort(out)), set()
+    for path in (out / PAGES).glob("sub-*.html"):
+        if path.stem not in kept:
+            path.unlink()
+    with suppress(OSError):
+        (out / PAGES).rmdir()  # where nothing is left in it
+    write_file(out / PAGE, content.encode())
+    return out / PAGE
 
 
 def render_page(cohort: Cohort, *, inline_limit_bytes: int = INLINE_LIMIT_BYTES) -> str:
-    """The page's HTML."""
-    from jinja2 import DictLoader, Environment, StrictUndefined
-    from markupsafe import Markup
-
-    folder = resources.files(__package__)
-    style, script, template = (
-        folder.joinpath(name).read_text(encoding="utf-8")
-        for name in ("page.css", "page.js", "page.html.jinja")
-    )
+    """All studies in one page."""
     shown = _show_all(cohort, inline_limit_bytes)
-    environment = Environment(
-        loader=DictLoader({"page": template}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    some_linked = any(not picture.source.startswith("data:") for picture in shown.values())
+    return render("page", cohort=cohort, shown=shown, linked=some_linked)
+
+
+def render_cohort(totals: Totals, rows: list[list[Any]], first: list[StudyView]) -> str:
+    """The page over many studies: totals, checks, and a table that is made from `rows`."""
+    return render("cohort", totals=totals, rows=as_data(rows), first=first, spreads=totals.spreads)
+
+
+def render_study(study: StudyView, *, before: str, after: str, digest: str) -> str:
+    """One study's page in the folder `PAGES`; `before` and `after` are its neighbours' keys."""
+    totals = Totals()
+    totals.add(study)
+    return render(
+        "study",
+        study=study,
+        shown={p.relative: linked(p, study.key, root="../") for p in _pictures(study)},
+        before=before,
+        after=after,
+        digest=digest,
+        versions=totals.versions,
     )
-    environment.filters |= {
-        "number": number_text, "seconds": seconds_text, "bytes": bytes_text, "range": range_text,
-        "url": lambda path: quote(path, safe="/"), "triple": triple_text, "words": words_text,
-    }  # fmt: skip
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page").render(
-        cohort=cohort,
-        shown=shown,
-        linked=any(not s.source.startswith("data:") for s in shown.values()),
-        captions=CAPTIONS,
-        bar=bar_of,
-        dots=dots_of,
-        dump=lambda value: json.dumps(value, indent=2, sort_keys=True),
-        style=Markup(style),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
-        script_hash=digest,
-        version=__version__,
-    )
+
+
+def _write_pages(out: Path) -> tuple[Totals, list[list[Any]], list[StudyView]]:
+    """A page for each study, and what the page over all of them needs; a study at a time."""
+    totals, rows, first = Totals(), list[list[Any]](), list[StudyView]()
+    for before, study, after in _with_neighbours(read_studies(out)):
+        totals.add(study)
+        rows.append(_row(study))
+        if len(first) < N_FIRST:
+            first.append(study)
+        path = out / PAGES / f"{study.key}.html"
+        digest = _digest(study, before, after)
+        if not _is_of(path, digest):
+            page = render_study(study, before=before, after=after, digest=digest)
+            write_file(path, page.encode(), durable=False)
+    return totals, rows, first
+
+
+def _with_neighbours(studies: Iterable[StudyView]) -> Iterator[tuple[str, StudyView, str]]:
+    """(key before, study, key after), empty keys at the ends."""
+    ends: tuple[StudyView | None, ...] = (None,)
+    chained: Iterator[StudyView | None] = itertools.chain(ends, studies, ends)
+    before, study = next(chained), next(chained, None)
+    for after in chained:
+        if study is not None:
+            yield before.key if before else "", study, after.key if after else ""
+        before, study = study, after
+
+
+def _digest(study: StudyView, before: str, after: str) -> str:
+    """Of all that a study's page shows."""
+    there = [picture.relative for picture in _pictures(study)]
+    receipts = [stage.receipt for stage in study.stages]
+    shown = (revision(), before, after, study.summary, study.series, receipts, there)
+    return hashlib.sha256(repr(shown).encode()).hexdigest()
+
+
+def _is_of(path: Path, digest: str) -> bool:
+    """Whether the page at `path` says that it shows just that."""
+    with suppress(OSError), path.open("rb") as stream:
+        return f"<!-- {digest} -->".encode() in stream.read(200)
+    return False
+
+
+def _row(study: StudyView) -> list[Any]:
+    """As cohort.js takes it."""
+    summary = study.summary
+    return [
+        study.key,
+        study.state,
+        ", ".join(study.modalities),
+        study.roles,
+        study.n_taken,
+        study.n_refused,
+        summary.stage,
+        summary.reason,
+        [words_text(flag) for flag in summary.flags],
+        round(summary.seconds, 1),
+        seconds_text(summary.seconds),
+    ]
+
+
+def _pictures(study: StudyView) -> Iterator[Picture]:
+    return (picture for stage in study.stages for picture in stage.pictures)
 
 
 def _show_all(cohort: Cohort, limit: int) -> dict[str, Shown]:
-    shown, inlined = {}, 0
+    shown, n_bytes = {}, 0
     for study in cohort.studies:
-        for stage in study.stages:
-            for picture in stage.pictures:
+        for picture in _pictures(study):
+            n_bytes += picture.path.stat().st_size
+            if n_bytes <= limit:
                 content = picture.path.read_bytes()
-                inlined += len(content)
-                shown[picture.relative] = _show(picture, study.key, content, inlined <= limit)
+                shown[picture.relative] = inlined(picture, study.key, content)
+            else:
+                shown[picture.relative] = linked(picture, study.key)
     return shown
-
-
-def _show(picture: Picture, study: str, content: bytes, inline: bool) -> Shown:  # noqa: FBT001
-    width, height = struct.unpack(">II", content[16:24])
-    grid = GRIDS.get(picture.stage, ())
-    cells = tuple((cell, r, c) for r, row in enumerate(grid) for c, cell in enumerate(row))
-    titles = [title for title, _, _ in cells]
-    blink = BLINKS.get(picture.stage)
-    what = picture.role.upper() or picture.series or "series"
-    source = quote(picture.relative, safe="/")
-    if inline:
-        source = "data:image/png;base64," + base64.b64encode(content).decode()
-    return Shown(
-        source=source,
-        width=width,
-        height=height,
-        alt=f"{study}, {picture.stage}, {what}: axial, coronal and sagittal planes"
-        + (f"; {', '.join(titles)}" if titles else ""),
-        title=what,
-        caption=picture.series if picture.role else "",
-        rows=len(grid) or 1,
-        columns=len(grid[0]) if grid else 1,
-        cells=cells,
-        blink=(titles.index(blink[0]), titles.index(blink[1])) if blink else None,
-    )
-
-
-def bar_of(check: Check) -> dict[str, float]:
-    """Percentages of a bar's width: the start and width of the range, the place of the value."""
-    low, high = scale_of(check)
-    start = _share(check.low, low, high, 0.0)
-    end = _share(check.high, low, high, 100.0)
-    return {"start": start, "width": end - start, "mark": _share(check.value, low, high, -1.0)}
-
-
-def dots_of(check: Check, values: Iterable[tuple[str, float, bool]]) -> dict[str, object]:
-    """As `bar_of`, with a position for each (study, value, flagged)."""
-    values = tuple(values)
-    low, high = scale_of(check, [value for _, value, _ in values])
-    start = _share(check.low, low, high, 0.0)
-    end = _share(check.high, low, high, 100.0)
-    dots = [(key, value, flagged, _share(value, low, high, 0.0)) for key, value, flagged in values]
-    return {"start": start, "width": end - start, "dots": dots}
-
-
-def _share(value: float | None, low: float, high: float, otherwise: float) -> float:
-    if value is None or not math.isfinite(value):
-        return otherwise
-    return round(100 * (value - low) / (high - low), 2)
-
-
-def number_text(value: float | None) -> str:
-    """Four significant digits at most.
-
-    >>> number_text(0.123456), number_text(12345.6), number_text(2.0)
-    ('0.1235', '12,346', '2')
-    """
-    if value is None:
-        return ""
-    if not math.isfinite(value):
-        return "not a number" if math.isnan(value) else "infinite"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def range_text(check: Check) -> str:
-    """The range in words.
-
-    >>> range_text(Check("folded", 0.0, high=0.01)), range_text(Check("n", 1.0))
-    ('at most 0.01', '')
-    """
-    if check.low is not None and check.high is not None:
-        same = check.low == check.high
-        return number_text(check.low) if same else (
-            f"{number_text(check.low)} to {number_text(check.high)}"
-        )  # fmt: skip
-    if check.high is not None:
-        return f"at most {number_text(check.high)}"
-    return f"at least {number_text(check.low)}" if check.low is not None else ""
-
-
-def seconds_text(seconds: float) -> str:
-    """A duration for people.
-
-    >>> seconds_text(3.21), seconds_text(200), seconds_text(4020)
-    ('3.2 s', '3 min 20 s', '1 h 7 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def bytes_text(count: int) -> str:
-    """A size in MiB or GiB; empty for none.
-
-    >>> bytes_text(3 * 2**29)
-    '1.5 GiB'
-    """
-    if not count:
-        return ""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def triple_text(values: Iterable[float]) -> str:
-    """Numbers joined by a multiplication sign.
-
-    >>> triple_text((256, 256, 176))
-    '256 × 256 × 176'
-    """
-    return " \u00d7 ".join(f"{value:.4g}" for value in values)
-
-
-def words_text(name: str) -> str:
-    """A name of underscored words as text.
-
-    >>> words_text("missing_slice")
-    'missing slice'
-    """
-    return name.replace("_", " ")

@@ -16,7 +16,8 @@ from radloom.pipelines.receipts.receipt import Check, OutputRecord, Receipt, wri
 from radloom.pipelines.receipts.records import write_record
 from radloom.pipelines.report.canvas import _png
 from radloom.pipelines.report.cohort import read_cohort, scale_of
-from radloom.pipelines.report.page import bar_of, render_page, write_report
+from radloom.pipelines.report.bars import bar_of
+from radloom.pipelines.report.page import render_page, write_report
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 
 PLANTED = ("DOE^JOHN", "Doe_John", "MRN123456", "19551231", "1.2.840.99.7")
@@ -189,7 +190,7 @@ def test_a_picture_that_was_deleted_is_left_out(out):
 
 
 def test_checks_across_studies(out):
-    (spread,) = read_cohort(out).spreads
+    (spread,) = read_cohort(out).totals.spreads
     assert spread.check.name == "t1_residual"
     assert spread.check.value == pytest.approx(0.275)
     assert spread.n_flagged == 1
