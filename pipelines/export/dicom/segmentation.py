@@ -60,10 +60,12 @@ __all__ = [
     "check_segmentation",
     "label_grid",
     "labelmap_series",
+    "model_of",
     "placed",
     "read_segmentation",
     "segmentation_dataset",
     "segmentation_series",
+    "without_laterality",
 ]
 
 Form = Literal["BINARY", "LABELMAP"]
@@ -135,7 +137,7 @@ def _series(
         content_digest(output),
         grid.source,
     )
-    dataset = segmentation_dataset(grid, structures, heading, form=form, model=_model(output))
+    dataset = segmentation_dataset(grid, structures, heading, form=form, model=model_of(output))
     return ObjectSeries(
         kind="segmentation",
         role=output.role,
@@ -149,7 +151,7 @@ def _series(
     )
 
 
-def _model(output: Output) -> tuple[str, str]:
+def model_of(output: Output) -> tuple[str, str]:
     """Name and version of the model that gave a label."""
     name = str(output.sidecar.get("Model", "") or output.name)
     digest = str(output.sidecar.get("ModelSHA256", ""))
@@ -202,11 +204,11 @@ def segmentation_dataset(
         transfer_syntax_uid=RLELossless if is_map else ExplicitVRLittleEndian,
         content_label="SEGMENTATION",
         content_description=heading.series_description,
-        content_creator_name="Radloom",
+        content_creator_name="Radloom^",
         **heading.arguments(),
     )
     _set_references(dataset, grid, heading)
-    return finish(_plain(dataset), heading)
+    return without_laterality(finish(_plain(dataset), heading))
 
 
 def _frames(labels: Labels, structures: Sequence[Structure], numbers: Sequence[int]) -> Labels:
@@ -277,7 +279,8 @@ def _segment(number: int, structure: Structure, heading: Heading, model: tuple[s
     segment.RecommendedDisplayCIELabValue = list(cielab_of(structure.rgb))
     if codings.side is not None:
         side = code_item(codings.side.value, codings.side.scheme, codings.side.meaning)
-        segment.SegmentedPropertyTypeModifierCodeSequence = [side]
+        kind = segment.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [side]
     return segment
 
 
@@ -299,6 +302,17 @@ def _set_references(dataset: Dataset, grid: LabelGrid, heading: Heading) -> None
             item = source_image(header, (number,))
             item.SpatialLocationsPreserved = "YES"
             frame.DerivationImageSequence[0].SourceImageSequence = [item]
+
+
+def without_laterality(dataset: Dataset) -> Dataset:
+    """The data set without an empty Laterality (0020,0060).
+
+    It is conditional on one paired body part (PS3.3 C.7.3.1); labels are of many parts, and each
+    segment tells its own side.
+    """
+    if "Laterality" in dataset and not dataset.Laterality:
+        del dataset.Laterality
+    return dataset
 
 
 def _plain(dataset: Dataset) -> Dataset:
