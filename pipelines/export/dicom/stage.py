@@ -34,6 +34,7 @@ _HOME = "radloom.pipelines.export.dicom"
 OBJECTS: Mapping[str, str] = {
     "derived": f"{_HOME}.derived:derived_series",
     "segmentation": f"{_HOME}.segmentation:segmentation_series",
+    "labelmap": f"{_HOME}.segmentation:labelmap_series",
     "structure_set": f"{_HOME}.structure_set:structure_set_series",
     "registration": f"{_HOME}.registration:registration_series",
     "measurements": f"{_HOME}.measurements:measurement_series",
@@ -42,8 +43,9 @@ OBJECTS: Mapping[str, str] = {
 }
 """Kind of object -> what makes it."""
 
-DEFAULT_OBJECTS = tuple(OBJECTS)
-"""What a run makes unless told otherwise."""
+DEFAULT_OBJECTS = tuple(kind for kind in OBJECTS if kind != "labelmap")
+"""What a run makes unless told otherwise: segmentations once, in the form that every archive
+takes."""
 
 _SUFFIXES = {
     "segmentation": "seg",
