@@ -11,7 +11,7 @@ from pathlib import Path
 
 from radloom.errors import InputError, ReasonCode
 from radloom.pipelines.ingest.archives import beginnings, file_that_holds
-from radloom.pipelines.ingest.examine import look_at_folder
+from radloom.pipelines.ingest.examine import LooksAgain, look_at_folder
 from radloom.pipelines.ingest.files import Home, file_record, home_of
 from radloom.pipelines.ingest.headers import SliceHeader
 from radloom.pipelines.ingest.index import FileIndex
@@ -65,7 +65,7 @@ def discover(
         rules: what gives a volume its role; None: the rules that ship with Radloom.
         options: what may be resampled, and in which units PET is wanted.
         index: file that remembers headers, so that no file is read twice; made where absent, left
-            alone where it cannot be written. It holds what identifies patients.
+            alone where it cannot be written. It holds no names and numbers of patients, but UIDs.
         workers: processes that read headers, where there are thousands. A script that asks for
             more than one must guard its entry by ``if __name__ == "__main__"``.
 
@@ -109,7 +109,7 @@ def _image_records(
 
 
 def _looked(folder: Path, file: Path | None, workers: int) -> list[Looked]:
-    index = FileIndex() if file is None else FileIndex.read(file)
+    index = FileIndex() if file is None else FileIndex.read(file, LooksAgain(folder))
     looked = look_at_folder(folder, index=index, workers=workers)
     if file is not None and index.has_news:
         with suppress(OSError):

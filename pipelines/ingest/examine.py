@@ -17,9 +17,14 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from radloom.errors import ReasonCode
-from radloom.pipelines.ingest.archives import ARCHIVE_ERRORS, Refused, checked_members
+from radloom.pipelines.ingest.archives import (
+    ARCHIVE_ERRORS,
+    Refused,
+    checked_members,
+    file_that_holds,
+)
 from radloom.pipelines.ingest.elements import FIRST_READ
-from radloom.pipelines.ingest.headers import headers_of
+from radloom.pipelines.ingest.headers import SliceHeader, headers_of, read_headers
 from radloom.pipelines.ingest.index import FileIndex
 from radloom.pipelines.ingest.scan import (
     ARCHIVE_SUFFIX,
@@ -34,7 +39,7 @@ from radloom.pipelines.ingest.scan import (
     unopened,
 )
 
-__all__ = ["look_at_folder"]
+__all__ = ["LooksAgain", "look_at_folder"]
 
 PARALLEL_FROM = 3000
 """Files from which more processes pay: to start one takes as long as several hundred headers."""
@@ -148,6 +153,28 @@ def _look_at_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) 
                 yield Looked(found)
     except ARCHIVE_ERRORS as error:
         yield _refused(path, f"a damaged file in an archive ({type(error).__name__})")
+
+
+class LooksAgain:
+    """Reads from a folder what its index leaves out."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def headers(self, path: str) -> list[SliceHeader]:
+        """Of a file, or of a member of an archive."""
+        file = file_that_holds(self._folder, path)
+        if file == self._folder / path:
+            return read_headers(file, path)
+        with zipfile.ZipFile(file) as archive:
+            info = archive.getinfo(path[len(file.relative_to(self._folder).as_posix()) + 1 :])
+            with archive.open(info) as member:
+                return headers_of(cast("BinaryIO", member), info.file_size, path)
+
+    def members(self, path: str) -> list[str]:
+        """Names in an archive."""
+        with zipfile.ZipFile(self._folder / path) as archive:
+            return archive.namelist()
 
 
 def _refused(path: str, detail: str) -> Looked:

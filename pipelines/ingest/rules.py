@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from radloom.errors import ConfigError
 
 __all__ = [
+    "MADE_KEYWORDS",
     "ROLE_KEYWORDS",
     "Range",
     "Refinement",

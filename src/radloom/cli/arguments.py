@@ -45,9 +45,9 @@ Dicom = Annotated[
     typer.Option(
         "--dicom",
         metavar="KINDS",
-        help="DICOM objects to write, with commas between: derived, segmentation, structure_set, "
-        "registration, measurements, pictures, document; or all, or none. By default as the "
-        "workflow says.",
+        help="DICOM objects to write, with commas between: derived, segmentation, labelmap, "
+        "structure_set, registration, measurements, pictures, document; or all, or none. By "
+        "default as the workflow says.",
     ),
 ]
 Roles = Annotated[
@@ -96,7 +96,7 @@ def index_file(studies: Path, index: Path | None, none: bool) -> Path | None:  #
 
 
 def index_beside(file: Path | None, out: Path, key: Path | None) -> Path | None:
-    """The index of headers, which names patients: never below an OUT that is de-identified."""
+    """The index of headers, whose UIDs lead back: never below an OUT that is de-identified."""
     if file is not None and key is not None:
         require_outside(file, out)
     return file

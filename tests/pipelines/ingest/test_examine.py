@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from radloom.pipelines.ingest import discover, examine
 from radloom.pipelines.ingest import index as index_room
+from radloom.pipelines.ingest.examine import LooksAgain
 from radloom.pipelines.ingest.index import FileIndex
 from radloom.pipelines.ingest.scan import list_folder
 
@@ -49,7 +51,7 @@ def opened(monkeypatch) -> list[str]:
     return names
 
 
-def test_a_second_look_opens_no_file_of_the_folder(tmp_path, folder, opened):
+def test_a_second_look_opens_one_file_of_each_series_for_whose_it_is(tmp_path, folder, opened):
     file = tmp_path / "cache" / "index.gz"
     first = discover(folder, index=file)
     n_files = sum(path.is_file() for path in folder.rglob("*"))
@@ -57,7 +59,8 @@ def test_a_second_look_opens_no_file_of_the_folder(tmp_path, folder, opened):
     opened.clear()
     written = file.stat().st_mtime_ns
     second = discover(folder, index=file)
-    assert not set(opened) & {p.name for p in folder.rglob("*")}
+    assert [name for name in opened if name.endswith(".dcm")] == ["000.dcm", "000.dcm"]
+    assert "notes" not in opened
     assert second == first == discover(folder)
     assert repr(second) == repr(first)
     assert file.stat().st_mtime_ns == written
@@ -74,12 +77,12 @@ def test_a_changed_and_a_new_file_are_read_and_a_lost_one_is_forgotten(
     series(folder / "c", series_uid="1.2.3", SeriesNumber=3, names="new{}".format)
     opened.clear()
     records = discover(folder, index=file)
-    again = [name for name in opened if name.startswith(("new", "00"))]
-    assert again == ["002.dcm", *(f"new{k}" for k in range(5))]
+    again = sorted(name for name in opened if name.startswith(("new", "00")))
+    assert again == ["000.dcm", "000.dcm", "002.dcm", *(f"new{k}" for k in range(5))]
     assert records == discover(folder)
     reasons = {s.series_uid: s.reason for study in records for s in study.series}
     assert reasons["1.2.1"] == "truncated"
-    assert len(FileIndex.read(file)._kept) == 10  # none of the fresh ones
+    assert len(FileIndex.read(file, LooksAgain(folder))._kept) == 10  # none of the fresh ones
 
 
 def test_a_file_changed_a_moment_ago_is_not_trusted_to_stay(tmp_path, folder, opened):
@@ -88,7 +91,11 @@ def test_a_file_changed_a_moment_ago_is_not_trusted_to_stay(tmp_path, folder, op
     discover(folder, index=file)
     opened.clear()
     discover(folder, index=file)
-    assert [name for name in opened if name.endswith(".dcm")] == ["001.dcm"]
+    assert sorted(name for name in opened if name.endswith(".dcm")) == [
+        "000.dcm",  # for whose each series is
+        "000.dcm",
+        "001.dcm",
+    ]
 
 
 DAMAGE = {
@@ -120,14 +127,77 @@ def test_a_damaged_index_is_made_anew(tmp_path, folder, damage):
 
 def test_the_index_is_its_owners_alone_and_names_no_path(tmp_path, folder):
     file = tmp_path / "cache" / "index.gz"
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
+    Path(packed).rename(folder / "Doe.zip")
+    settle(folder)
     discover(folder, index=file)
     content = gzip.decompress(file.read_bytes()).decode()
-    assert "000.dcm" not in content
-    assert "notes" not in content
+    for word in ("000.dcm", "notes", "Doe", ".dcm"):
+        assert word not in content
     if os.name == "posix":
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert [p.name for p in file.parent.iterdir()] == ["index.gz"]
+
+
+def test_the_index_says_not_whose_the_images_are(tmp_path, series, t1_tags):
+    root = tmp_path / "in"
+    whose = {
+        "SeriesDescription": "head of Somebody", "ProtocolName": "Doe again",
+        "ContrastBolusAgent": "Gadovist for Jane", "StudyID": "STUDY-77",
+        "OtherPatientIDs": "OTHER-88", "SeriesDate": "20240510", "AcquisitionDate": "20240511",
+        "AcquisitionTime": "111500", "SeriesTime": "111400", "PatientWeight": "71.25",
+    }  # fmt: skip
+
+    def edit(dataset, k):
+        dose = Dataset()
+        dose.RadiopharmaceuticalStartDateTime = "20240512101500"
+        dataset.RadiopharmaceuticalInformationSequence = [dose]
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0
+
+    series(root / "a", series_uid="1.2.1", **whose, **t1_tags)
+    series(root / "b", series_uid="1.2.2", modality="PT", Units="BQML", edit=edit, **whose)
+    settle(root)
+    records = discover(root, index=tmp_path / "index.gz")
+    content = gzip.decompress((tmp_path / "index.gz").read_bytes()).decode().lower()
+    for word in (
+        "doe", "jane", "hospital", "4711", "19700203", "acc998", "somebody", "gadovist", "study-77",
+        "other-88", "71.25", "2024051", "768741300",  # seconds from 2000 to the acquisition
+    ):  # fmt: skip
+        assert word not in content, word
+    again = FileIndex.read(tmp_path / "index.gz", LooksAgain(root))
+    looked = examine.look_at_folder(root)
+    assert examine.look_at_folder(root, index=again) == looked
+    assert repr(examine.look_at_folder(root, index=again)) == repr(looked)
+    assert {h.patient_id for item in looked for h in item.headers} == {"HOSPITAL-4711"}
+    assert {h.acquired_s for item in looked for h in item.headers} == {768741300.0}
+    assert discover(root, index=tmp_path / "index.gz") == records
+
+
+def test_slices_of_two_patients_and_days_are_not_mixed_up(tmp_path, series):
+    root = tmp_path / "in"
+    cases = (("one", "20240101"), ("two", "20240101"), ("two", "20231231"))
+    for number, (patient, day) in enumerate(cases):
+        moment = {"AcquisitionDate": day, "AcquisitionTime": "235959.25", "PatientID": patient}
+        series(root / str(number), series_uid="1.2.1", study_uid="1.2", seed=number, **moment)
+    settle(root)
+    discover(root, index=tmp_path / "index.gz")
+    again = FileIndex.read(tmp_path / "index.gz", LooksAgain(root))
+    looked = examine.look_at_folder(root)
+    assert examine.look_at_folder(root, index=again) == looked
+    assert len({(h.patient_id, h.acquired_s) for item in looked for h in item.headers}) == 3
+
+
+def test_a_header_that_cannot_be_read_again_is_not_known(tmp_path, folder):
+    class Blind(LooksAgain):
+        def headers(self, path):
+            raise PermissionError
+
+    discover(folder, index=tmp_path / "index.gz")
+    again = FileIndex.read(tmp_path / "index.gz", Blind(folder))
+    looked = examine.look_at_folder(folder)
+    assert examine.look_at_folder(folder, index=again) == looked
+    assert again.has_news
 
 
 def test_an_index_that_cannot_be_written_stops_nothing(tmp_path, folder):
@@ -183,7 +253,7 @@ def test_real_headers_come_back_from_the_index_as_they_were(tmp_path, real_data)
     index = FileIndex()
     looked = examine.look_at_folder(real_data, index=index)
     index.write(tmp_path / "index.gz")
-    again = FileIndex.read(tmp_path / "index.gz")
+    again = FileIndex.read(tmp_path / "index.gz", LooksAgain(real_data))
     assert repr(examine.look_at_folder(real_data, index=again)) == repr(looked)
     assert not again.has_news
     assert sum(len(item.headers) for item in looked) > 900
