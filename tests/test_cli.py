@@ -268,16 +268,12 @@ def test_convert_hands_what_is_asked_to_the_ingest_stage(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runner, "run", only_look)
     (tmp_path / "in").mkdir()
-    for options in ((), ("--suv",), ("--correct-tilt",), ("--resample-spacing",)):
+    names = ("--suv", "--correct-tilt", "--resample-spacing", "--philips-float")
+    for options in ((), *((name,) for name in names)):
         code, text = radloom("convert", tmp_path / "in", tmp_path / "out", *options)
         assert code == 0, text
-    found = [(o.suv, o.repairs.tilt, o.repairs.spacing) for o in asked]
-    assert found == [
-        (False, False, False),
-        (True, False, False),
-        (False, True, False),
-        (False, False, True),
-    ]
+    found = [(o.suv, o.repairs.tilt, o.repairs.spacing, o.philips_floating_point) for o in asked]
+    assert found == [tuple(name == asked for name in names) for asked in (None, *names)]
 
 
 def test_inspect_remembers_headers_in_the_file_that_is_named(tmp_path, demo_folder, monkeypatch):

@@ -128,6 +128,12 @@ def convert(
         bool,
         typer.Option("--resample-spacing", help="Interpolate slices of uneven distances."),
     ] = False,
+    philips_float: Annotated[
+        bool,
+        typer.Option(
+            "--philips-float", help="Philips MR in floating-point instead of displayed values."
+        ),
+    ] = False,
     roles: Roles = None,
     deidentify: Deidentify = None,
     new_key: NewKey = False,
@@ -143,6 +149,7 @@ def convert(
     asked: dict[str, Any] = {"suv": True} if suv else {}
     asked |= {"gantry_tilt": "correct"} if correct_tilt else {}
     asked |= {"uneven_spacing": "resample"} if resample_spacing else {}
+    asked |= {"philips_scaling": "floating_point"} if philips_float else {}
     asked |= _ingest_parameters(roles, deface=deface)
     workflow = load_workflow("head", only=("ingest",), parameters={"ingest": asked})
     names = pseudonyms(deidentify, out, new=new_key)
