@@ -102,9 +102,12 @@ class RunStatus:
 
 
 def read_status(out: Path) -> RunStatus:
-    """What has become of the studies below `out`; changes nothing."""
-    at_work = is_at_work(out)
-    studies = tuple(_study(out, look, at_work) for look in Index.load(out).look())
+    """What has become of the studies below `out`; where no run does that, the index is kept."""
+    at_work, index = is_at_work(out), Index.load(out)
+    studies = tuple(_study(out, look, at_work) for look in index.look())
+    if not at_work:
+        with suppress(OSError):  # results that may only be read
+            index.save()
     found = Counter(study.state for study in studies)
     counts = {state: found[state] for state in STATES if found[state]}
     if not at_work:

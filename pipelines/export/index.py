@@ -15,16 +15,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from radloom import __version__
-from radloom.pipelines.export.summary import StudySummary, last_stage, summary_of
+from radloom.pipelines.export.summary import StudySummary, summary_of
 from radloom.pipelines.receipts.files import write_file
 from radloom.pipelines.receipts.receipt import STAGES_FOLDER, Receipt, read_receipts
 from radloom.pipelines.receipts.records import read_record
 from radloom.pipelines.study import StudyRecord
 
-__all__ = ["INDEX_FILE", "Index", "Look"]
+__all__ = ["INDEX_FILE", "Index", "Look", "State"]
 
 INDEX_FILE = ".index.json"
 """Below ``OUT/stages``."""
@@ -33,13 +33,22 @@ _FORMAT = f"1 {__version__} {' '.join(item.name for item in fields(StudySummary)
 """An index of another version, whose rows may say other things, is not used."""
 
 
+class State(NamedTuple):
+    """The receipts of a study at one moment."""
+
+    stamp: str
+    """Another wherever a receipt is another; empty where there is none."""
+    marked: bool
+    """Whether a worker says that it is at work on the study; one that was killed leaves that."""
+
+
 @dataclass(frozen=True)
 class Look:
     """A study as it is on the disk at one moment."""
 
     summary: StudySummary
     marked: bool
-    """Whether a worker says that it is at work on it; one that was killed leaves its mark."""
+    """As in `State`."""
 
 
 @dataclass
@@ -47,8 +56,6 @@ class Index:
     """The studies of one output folder."""
 
     out: Path
-    last: str = ""
-    """The stage that a study ends with."""
     rows: dict[str, tuple[str, StudySummary]] = field(default_factory=dict)
     """Study's key -> stamp, row."""
     changed: bool = False
@@ -57,22 +64,19 @@ class Index:
     @classmethod
     def load(cls, out: Path) -> Index:
         """The index below `out`; an empty one where there is none that can be used."""
-        last = last_stage(out)
         with suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads((out / STAGES_FOLDER / INDEX_FILE).read_bytes())
-            if (content["format"], content["last"]) == (_FORMAT, last):
+            if content["format"] == _FORMAT:
                 rows = {key: _row(key, values) for key, values in content["studies"].items()}
-                return cls(out, last, rows)
-        return cls(out, last)
+                return cls(out, rows)
+        return cls(out)
 
     def save(self) -> None:
         """Writes the file, where anything changed. Others may write it at the same time."""
         if not self.changed:
             return
         rows = {key: [stamp, *_values(row)] for key, (stamp, row) in sorted(self.rows.items())}
-        content = json.dumps(
-            {"format": _FORMAT, "last": self.last, "studies": rows}, separators=(",", ":")
-        )
+        content = json.dumps({"format": _FORMAT, "studies": rows}, separators=(",", ":"))
         write_file(self.out / STAGES_FOLDER / INDEX_FILE, content.encode(), durable=False)
         self.changed = False
 
@@ -83,17 +87,17 @@ class Index:
             self.drop(gone)
         return found
 
-    def stamp(self, key: str) -> str:
-        """The state of a study's receipts; empty where it has none."""
-        return _stamp(self.out / STAGES_FOLDER / key)[0]
+    def state(self, key: str) -> State:
+        """The state of a study's receipts."""
+        return _state(self.out / STAGES_FOLDER / key)
 
     def put(
-        self, key: str, stamp: str, receipts: Sequence[Receipt], record: StudyRecord | None
+        self, key: str, state: State, receipts: Sequence[Receipt], record: StudyRecord | None
     ) -> None:
-        """What the receipts of `stamp`, or newer ones, say of a study."""
-        summary = summary_of(key, receipts, record, last=self.last)
-        if self.rows.get(key) != (stamp, summary):
-            self.rows[key] = (stamp, summary)
+        """What the receipts of `state`, or newer ones, say of a study."""
+        summary = summary_of(key, receipts, record, marked=state.marked)
+        if self.rows.get(key) != (state.stamp, summary):
+            self.rows[key] = (state.stamp, summary)
             self.changed = True
 
     def drop(self, key: str) -> None:
@@ -104,21 +108,21 @@ class Index:
     def look(self) -> Iterator[Look]:
         """Every study by its key; receipts are read only where they changed."""
         for key in self.studies():
-            stamp, marked = _stamp(self.out / STAGES_FOLDER / key)
-            if stamp:
-                yield Look(self._current(key, stamp), marked)
+            state = self.state(key)
+            if state.stamp:
+                yield Look(self._current(key, state), state.marked)
             else:
                 self.drop(key)
 
     def look_at(self, key: str) -> StudySummary:
         """One study."""
-        return self._current(key, self.stamp(key))
+        return self._current(key, self.state(key))
 
-    def _current(self, key: str, stamp: str) -> StudySummary:
+    def _current(self, key: str, state: State) -> StudySummary:
         known = self.rows.get(key)
-        if known is not None and known[0] == stamp:
+        if known is not None and known[0] == state.stamp:
             return known[1]
-        self.put(key, stamp, list(read_receipts(self.out, key)), read_record(self.out, key))
+        self.put(key, state, list(read_receipts(self.out, key)), read_record(self.out, key))
         return self.rows[key][1]
 
 
@@ -139,8 +143,8 @@ def _folders(stages: Path) -> list[str]:
         return []
 
 
-def _stamp(folder: Path) -> tuple[str, bool]:
-    """The state of a study's receipts, empty where there are none, and whether it is marked.
+def _state(folder: Path) -> State:
+    """The state of the receipts in a study's folder.
 
     Ten thousand studies have 70,000 files to ask for, so that `Path` would cost a second of its
     own.
@@ -151,19 +155,19 @@ def _stamp(folder: Path) -> tuple[str, bool]:
             for entry in entries:
                 marked = marked or entry.name == "running.json"
                 if entry.name == "study.json":
-                    found.append(_state(entry.path))
+                    found.append(_file_state(entry.path))
                 elif "." not in entry.name:  # neither files nor <stage>.partial
-                    found.append(_state(f"{entry.path}/stage.json"))
+                    found.append(_file_state(f"{entry.path}/stage.json"))
     except OSError:
-        return "", False
+        return State("", marked=False)
     states = sorted(state for state in found if state)
-    digest = hashlib.blake2b(repr(states).encode(), digest_size=12).hexdigest()
-    return (digest if states else ""), marked
+    digest = hashlib.blake2b(repr((states, marked)).encode(), digest_size=12).hexdigest()
+    return State(digest if states else "", marked)
 
 
-def _state(path: str) -> tuple[str, int, int] | None:
+def _file_state(path: str) -> tuple[str, int, int] | None:
     try:
-        status = os.stat(path)  # noqa: PTH116 - see `_stamp`
+        status = os.stat(path)  # noqa: PTH116 - see `_state`
     except OSError:
         return None
     parts = path.rsplit("/", 2)

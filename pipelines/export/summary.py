@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from radloom.pipelines.receipts.receipt import Receipt
 from radloom.pipelines.study import StudyRecord
 
-__all__ = ["NOT_FINISHED", "StudySummary", "last_stage", "summary_of"]
+__all__ = ["NOT_FINISHED", "StudySummary", "summary_of"]
 
 NOT_FINISHED = "not finished: give the same command again"
 
@@ -36,19 +33,8 @@ class StudySummary:
         return self.reason != NOT_FINISHED
 
 
-def last_stage(out: Path) -> str:
-    """The stage that a study of the latest run ends with; empty where no run left its workflow."""
-    with suppress(OSError, UnicodeDecodeError):
-        text = (out / "workflow.yaml").read_text(encoding="utf-8")
-        return next(reversed(_STAGE.findall(text)), "")  # as `Workflow.resolved` writes it
-    return ""
-
-
-_STAGE = re.compile(r"^- stage: (\w+)$", re.MULTILINE)
-
-
 def summary_of(
-    key: str, receipts: Sequence[Receipt], record: StudyRecord | None, *, last: str = ""
+    key: str, receipts: Sequence[Receipt], record: StudyRecord | None, *, marked: bool = False
 ) -> StudySummary:
     """The row of the study `key`.
 
@@ -56,7 +42,7 @@ def summary_of(
         key: the study's.
         receipts: in the order of its stages.
         record: the study as it was found.
-        last: the stage without whose receipt the study is not finished; empty: none.
+        marked: whether a worker is at work on it, or died there.
     """
     flags = tuple(dict.fromkeys(flag for receipt in receipts for flag in receipt.flags))
     seconds = sum(receipt.seconds for receipt in receipts)
@@ -72,7 +58,7 @@ def summary_of(
     if ingested and not any(o.kind == "volume" for o in ingested[0].outputs):
         reason = ingested[0].reason or "no series could be accepted"
         return StudySummary(key, "skipped", "ingest", reason, flags, seconds)
-    if last and all(receipt.stage != last for receipt in receipts):
+    if marked:
         return StudySummary(key, "failed", "", NOT_FINISHED, flags, seconds)
     left_out = [f"{r.stage} skipped: {r.reason}" for r in receipts if r.status == "skipped"]
     return StudySummary(key, "done", "", "; ".join(left_out), flags, seconds)

@@ -38,12 +38,12 @@ def write_tables(out: Path) -> None:
     manifest: list[tuple[str, str]] = []
     ingested: list[Mapping[str, str]] = []
     for key in index.studies():
-        stamp = index.stamp(key)
+        state = index.state(key)
         receipts, record = list(read_receipts(out, key)), read_record(out, key)
         if not receipts and record is None:
             index.drop(key)
             continue
-        index.put(key, stamp, receipts, record)
+        index.put(key, state, receipts, record)
         manifest += _manifest(receipts)
         ingested += _ingest_rows(out, receipts, record)
     write_dataset(out)

@@ -24,7 +24,7 @@ __all__ = ["Verification", "verify_results"]
 
 ROOT_FILES = {
     "dataset_description.json", ".bidsignore", "studies.tsv", "ingest.tsv", "manifest.json",
-    "report.html", "workflow.yaml", LOG_FILE, ".lock",
+    "report.html", "workflow.yaml", "redo.json", LOG_FILE, ".lock",
 }  # fmt: skip
 """What a run writes at the root of OUT beside its receipts."""
 

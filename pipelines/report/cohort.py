@@ -240,9 +240,10 @@ def read_studies(out: Path) -> Iterator[StudyView]:
     """Every study below `out` by its key, one at a time in memory."""
     index = Index.load(out)
     for key in index.studies():
+        marked = index.state(key).marked
         receipts, record = tuple(read_receipts(out, key)), read_record(out, key)
         if receipts or record is not None:
-            summary = summary_of(key, receipts, record, last=index.last)
+            summary = summary_of(key, receipts, record, marked=marked)
             yield _study(out, summary, receipts, record)
 
 

@@ -93,7 +93,8 @@ def _environment() -> Environment:
         "count": words.count_text, "url": lambda path: quote(path, safe="/"),
     }  # fmt: skip
     environment.globals |= {
-        "captions": CAPTIONS, "version": __version__, "bar": bar_of, "dots": dots_of, "bins": bins_of,
+        "bar": bar_of, "dots": dots_of, "bins": bins_of, "captions": CAPTIONS,
+        "version": __version__,
         "dump": lambda value: json.dumps(value, indent=2, sort_keys=True),
     }  # fmt: skip
     return environment
