@@ -13,7 +13,7 @@ the area of its voxels: with vertices at `in + t * (out - in)` the area is a pol
 degree in t, solved once for each outline (`t` is 0.71 for one voxel alone, 0.5 for a long edge).
 
 **Holes** become keyholes: outline and hole are one contour, joined by a channel of no width that
-runs along a row of the structure's own voxels (DICOM PS3.3 C.8.8.6.3). Readers that unite the
+runs through a row of the structure's own voxels (DICOM PS3.3 C.8.8.6.3). Readers that unite the
 contours of a plane, readers that XOR them and readers that count crossings all fill it rightly;
 separate contours for holes are filled by the first kind, and CLOSEDPLANAR_XOR is known to few.
 
@@ -43,6 +43,13 @@ _OUT = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])
 """Step from a voxel out of its side."""
 
 _RIGHT_SIDE, _LEFT_SIDE = 1, 3
+
+_CHANNEL = -1
+"""In place of a side, for the ends of a channel."""
+
+_DEEPEST = 0.4
+"""Twice what a channel may lie below its row's centres: the highest outline below a row, that of a
+hole of one voxel, lies 0.29 below them."""
 
 _SLAB = 32
 """Planes looked at together: bounds memory for structures as large as the grid."""
@@ -164,8 +171,10 @@ def _polygons(slab: Mask) -> Iterator[tuple[int, Points]]:
         vertex[cycle] = voxel[cycle] + share * _OUT[side[cycle]]
     holes = [cycle for cycle, area in zip(cycles, areas, strict=True) if area < 0]
     if holes:
-        node, successor = _with_channels(slab, sides, successor, holes)
-        plane, vertex, side = plane[node], vertex[node], side[node]
+        leaves, meets = _channel_ends(slab, sides, holes)
+        plane = np.concatenate((plane, np.tile(plane[leaves], 4)))
+        side = np.concatenate((side, np.full(4 * len(holes), _CHANNEL)))
+        vertex, successor = _with_channels(vertex, successor, leaves, meets)
         cycles = _cycles(successor)
     for cycle in cycles:
         turned = side[cycle]
@@ -262,31 +271,48 @@ def _signed_areas(points: Points, starts: npt.NDArray[np.intp]) -> Points:
     return np.asarray(np.add.reduceat(crossed, starts) / 2.0)
 
 
-def _with_channels(
-    slab: Mask,
-    sides: npt.NDArray[np.int64],
-    successor: npt.NDArray[np.intp],
-    holes: Sequence[Cycle],
+def _channel_ends(
+    slab: Mask, sides: npt.NDArray[np.int64], holes: Sequence[Cycle]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """The side of each vertex, and which vertex follows it, once channels join the holes.
+    """For each hole, the side at which its channel leaves it, and the side that it runs to.
 
     A channel leaves a hole at its leftmost end and runs left along a row of voxels inside, to the
     first side that it meets: an outline's, or that of a hole that begins further left. So no hole
-    is ever joined to itself, and every chain of holes ends at an outline. The two sides of a
-    channel's ends become two vertices each, one for the way there and one for the way back.
+    is ever joined to itself, and every chain of holes ends at an outline.
     """
-    width = slab.shape[2]
-    leaves = np.asarray([_leftmost(sides, cycle, width) for cycle in holes], dtype=np.intp)
-    meets = np.asarray([_meets_on_the_left(slab, sides, end) for end in leaves.tolist()])
-    n_sides, n_holes = len(sides), len(holes)
-    before = np.empty(n_sides, dtype=np.intp)
-    before[successor] = np.arange(n_sides)
-    leaves_again = n_sides + np.arange(n_holes)
-    meets_again = leaves_again + n_holes
-    joined = np.concatenate((successor, meets_again, successor[meets]))
-    joined[meets] = leaves
-    joined[before[leaves]] = leaves_again
-    return np.concatenate((np.arange(n_sides), leaves, meets)), joined
+    leaves = [_leftmost(sides, cycle, slab.shape[2]) for cycle in holes]
+    meets = [_meets_on_the_left(slab, sides, end) for end in leaves]
+    return np.asarray(leaves, dtype=np.intp), np.asarray(meets, dtype=np.intp)
+
+
+def _with_channels(
+    vertex: Points,
+    successor: npt.NDArray[np.intp],
+    leaves: npt.NDArray[np.intp],
+    meets: npt.NDArray[np.intp],
+) -> tuple[Points, npt.NDArray[np.intp]]:
+    """Vertices and what follows each, with four vertices more for each channel.
+
+    A channel runs a little below the row's voxel centres, so that no reader has to decide on which
+    side of it a centre lies: from the edge that goes down from `leaves` to the edge that comes up
+    to `meets`, both of which reach lower than that.
+    """
+    n_before, n_channels = len(vertex), len(leaves)
+    before = np.empty(n_before, dtype=np.intp)
+    before[successor] = np.arange(n_before)
+    below_leaves, below_meets = vertex[successor[leaves]], vertex[before[meets]]
+    fall = below_leaves[:, 0] - vertex[leaves, 0]
+    rise = below_meets[:, 0] - vertex[meets, 0]
+    depth = np.minimum(np.minimum(fall, rise), _DEEPEST) / 2
+    hole_end = vertex[leaves] + (below_leaves - vertex[leaves]) * (depth / fall)[:, None]
+    outer_end = vertex[meets] + (below_meets - vertex[meets]) * (depth / rise)[:, None]
+    there_outer, there_hole, back_hole, back_outer = (
+        n_before + part * n_channels + np.arange(n_channels) for part in range(4)
+    )
+    joined = np.concatenate((successor, there_hole, successor[leaves], back_outer, meets))
+    joined[before[meets]] = there_outer
+    joined[leaves] = back_hole
+    return np.concatenate((vertex, outer_end, hole_end, hole_end, outer_end)), joined
 
 
 def _leftmost(sides: npt.NDArray[np.int64], cycle: Cycle, width: int) -> int:
