@@ -110,7 +110,7 @@ def _segments(desk: Desk, role: str) -> dict[str, tuple[Dataset, int]]:
     found: dict[str, tuple[Dataset, int]] = {}
     for dataset in desk.made.get(("segmentation", role), ()):
         for segment in dataset.get("SegmentSequence") or ():
-            found[str(segment.SegmentLabel)] = (dataset, int(segment.SegmentNumber))
+            found.setdefault(str(segment.SegmentLabel), (dataset, int(segment.SegmentNumber)))
     return found
 
 
@@ -194,7 +194,8 @@ def _volume_group(volume: Volume, heading: Heading, source: SourceSeries, number
             source_images=[hd.sr.SourceImageForMeasurementGroup.from_source_image(source.first)],
         )
     segmentation, index = volume.segment
-    kind = segmentation.SegmentSequence[index - 1].SegmentedPropertyTypeCodeSequence[0]
+    segments = {int(item.SegmentNumber): item for item in segmentation.SegmentSequence}
+    kind = segments[index].SegmentedPropertyTypeCodeSequence[0]
     return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking,
         referenced_segment=_referenced_segment(segmentation, index, source),

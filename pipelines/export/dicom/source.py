@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ class SourceSeries:
         """SeriesInstanceUID (0020,000E)."""
         return str(self.first.SeriesInstanceUID)
 
-    @property
+    @cached_property
     def is_multiframe(self) -> bool:
         """Whether a file holds several slices."""
         return any(int(ds.get("NumberOfFrames", 1) or 1) > 1 for ds in self.datasets)

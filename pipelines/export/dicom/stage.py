@@ -22,7 +22,6 @@ from radloom.pipelines.ingest.stage import IngestStage
 from radloom.pipelines.receipts.plain import plain
 from radloom.pipelines.stage import Check, Context, StageResult
 from radloom.pipelines.study import Output, Study
-from radloom.shapes import spatial_shape
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -111,11 +110,8 @@ class ExportStage:
         """The largest derived series, its files read back beside it."""
         if "derived" not in self.objects:
             return 0
-        sizes = []
-        for output in study.find(kind="volume"):
-            i, j, k = spatial_shape(output.volume) if output.role else (0, 0, 0)
-            sizes.append(i * j * k)
-        return _BYTES_A_VOXEL * max(sizes, default=0)
+        shapes = (series.shape for series in study.record.series if series.role)
+        return _BYTES_A_VOXEL * max((i * j * k for i, j, k in shapes), default=0)
 
     def run(self, study: Study, context: Context) -> StageResult:
         """Every instance as an output of kind ``dicom``; skipped where nothing came from DICOM.

@@ -1,0 +1,121 @@
+"""A volume of physical quantities, such as an attenuation map, as Parametric Map.
+
+Values stay float32, voxel by voxel as they are, and name their quantity and unit; a classic CT
+image could say neither cm-1 nor a fraction of it. No stage of the head workflow makes one yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from radloom.geometry import flip_lps_ras, parts_from_affine
+from radloom.pipelines.export.dicom.geometry import require_grid_of
+from radloom.pipelines.export.dicom.heading import Heading, finish, require
+from radloom.pipelines.export.dicom.source import SourceSeries
+from radloom.pipelines.receipts.receipt import Check
+from radloom.shapes import Volume, array_of
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+__all__ = ["ATTENUATION", "PER_CM", "check_parametric_map", "parametric_map_dataset"]
+
+ATTENUATION = ("112031", "DCM", "Attenuation Coefficient")
+"""The quantity of an attenuation map, CID 7180 and 4033."""
+
+PER_CM = ("/cm", "UCUM", "/cm")
+"""Its unit: one over a centimetre."""
+
+POSITION_TOLERANCE_MM = 1e-3
+"""How far a frame may lie from its slice."""
+
+
+def parametric_map_dataset(
+    volume: Volume,
+    heading: Heading,
+    grid: SourceSeries,
+    *,
+    quantity: tuple[str, str, str] = ATTENUATION,
+    unit: tuple[str, str, str] = PER_CM,
+) -> Dataset:
+    """One finished Parametric Map, a frame for each slice of `volume` (1, I, J, K).
+
+    Args:
+        volume: on the grid of `grid`.
+        heading: of the series; its sources are what the map was made from.
+        grid: whose frame of reference it shares.
+        quantity: code value, scheme and meaning of what is measured.
+        unit: code value, scheme (UCUM) and meaning of its unit.
+
+    Raises:
+        GridMismatch: the volume does not lie on the grid.
+    """
+    import highdicom as hd
+
+    require_grid_of(volume, grid, heading.description)
+    origin, spacing, direction = parts_from_affine(flip_lps_ras(grid.affine))
+    frames = np.ascontiguousarray(array_of(volume)[0].transpose(2, 1, 0), dtype=np.float32)
+    low, high = float(frames.min()), float(frames.max())
+    mapping = hd.pm.RealWorldValueMapping(
+        lut_label=quantity[2][:16],
+        lut_explanation=f"{quantity[2]} in {unit[2]}"[:64],
+        unit=hd.sr.CodedConcept(*unit),
+        value_range=(low, high),
+        slope=1.0,
+        intercept=0.0,
+        quantity_definition=hd.sr.CodedConcept(*quantity),
+    )
+    positions = [
+        hd.PlanePositionSequence("PATIENT", (origin + direction[:, 2] * spacing[2] * k).tolist())
+        for k in range(frames.shape[0])
+    ]
+    dataset: Any = hd.pm.ParametricMap(
+        source_images=list(grid.datasets),
+        pixel_array=frames,
+        contains_recognizable_visual_features=True,
+        real_world_value_mappings=[mapping],
+        window_center=(low + high) / 2,
+        window_width=max(high - low, 1e-6),
+        pixel_measures=hd.PixelMeasuresSequence(
+            (spacing[1], spacing[0]), spacing[2], spacing_between_slices=spacing[2]
+        ),
+        plane_orientation=hd.PlaneOrientationSequence("PATIENT", direction[:, :2].T.ravel()),
+        plane_positions=positions,
+        content_label="PARAMETRIC_MAP",
+        content_description=heading.series_description,
+        derived_pixel_contrast="QUANTITY",
+        **heading.arguments(),
+    )
+    dataset.FrameOfReferenceUID = grid.frame_of_reference_uid
+    return finish(dataset, heading)
+
+
+def check_parametric_map(
+    datasets: Sequence[Dataset], *, volume: Volume, grid: SourceSeries, where: str
+) -> Iterable[Check]:
+    """Nothing, if each frame holds its slice's voxels, at its place.
+
+    Raises:
+        StageFailed: it does not.
+    """
+    dataset = datasets[0]
+    array = array_of(volume)[0]
+    shape = (int(dataset.NumberOfFrames), int(dataset.Rows), int(dataset.Columns))
+    require(shape == array.shape[::-1], where, f"frames {array.shape[::-1]}", shape)
+    frames = np.frombuffer(dataset.FloatPixelData, "<f4").reshape(shape)
+    affine_lps = flip_lps_ras(grid.affine)
+    seen = set()
+    for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+        position = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        index = np.linalg.solve(affine_lps[:3, :3], position - affine_lps[:3, 3])
+        k = round(float(index[2]))
+        away = float(np.abs(affine_lps[:3, 3] + affine_lps[:3, 2] * k - position).max())
+        require(away <= POSITION_TOLERANCE_MM, where, "a frame at its slice", f"{away:g} mm away")
+        same = np.array_equal(frame, array[:, :, k].T)
+        require(same, f"{where}, slice {k}", "the volume's voxels", "others")
+        seen.add(k)
+    require(len(seen) == array.shape[2], where, "each slice once", len(seen))
+    return ()
