@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -183,6 +185,117 @@ def test_weightings_and_their_repeats_come_back_exactly(tmp_path_factory, series
         world = axes @ (-x, y, z) * (-1, -1, 1)
         expected = variants[i]["DiffusionGradientOrientation"]
         np.testing.assert_allclose(world, expected, atol=1e-5)
+
+
+def lose(dataset, path, scene):
+    path.unlink()
+
+
+def double(dataset, path, scene):
+    dataset.SOPInstanceUID = "1.2.99.1"
+    dataset.PixelData = bytes(len(dataset.PixelData))
+    dataset.save_as(path.with_name("copy"))
+
+
+def move(dataset, path, scene):
+    place = np.array(dataset.ImagePositionPatient, dtype=float)
+    moved = place + scene.directions[:, 2] * scene.step * 0.3
+    dataset.ImagePositionPatient = [f"{value:.6f}" for value in moved]
+    dataset.save_as(path)
+
+
+def slip(dataset, path, scene):
+    place = np.array(dataset.ImagePositionPatient, dtype=float) + scene.directions[:, 0] * 0.5
+    dataset.ImagePositionPatient = [f"{value:.6f}" for value in place]
+    dataset.save_as(path)
+
+
+def turn(dataset, path, scene):
+    cosines = np.array(dataset.ImageOrientationPatient, dtype=float)
+    dataset.ImageOrientationPatient = [f"{-value:.8f}" for value in cosines]
+    dataset.save_as(path)
+
+
+def stretch(dataset, path, scene):
+    dataset.PixelSpacing = [value * 1.01 for value in dataset.PixelSpacing]
+    dataset.save_as(path)
+
+
+FAULTS = {
+    lose: "missing_slice", double: "duplicate_slice", move: "uneven_spacing", slip: "gantry_tilt",
+    turn: "mixed_orientation", stretch: "mixed_size",
+}  # fmt: skip
+
+
+def spoil(folder: Path, scene: Scene, fault, seed: int) -> float:
+    """Does it to one inner slice; gives the slice's position along the normal in mm."""
+    inner = []
+    for path in sorted(folder.iterdir()):
+        dataset = pydicom.dcmread(path)
+        place = np.array(dataset.ImagePositionPatient, dtype=float) - (-30.0, 20.0, 5.0)
+        depth = float(place @ scene.directions[:, 2]) / scene.step
+        if 0.5 < depth < scene.n - 1.5:
+            inner.append((path, dataset))
+    path, dataset = Random(seed).choice(inner)
+    place = np.array(dataset.ImagePositionPatient, dtype=float)
+    fault(dataset, path, scene)
+    return float(place @ scene.directions[:, 2])
+
+
+@settings(
+    max_examples=24, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    scene=scenes(), fault=st.sampled_from(sorted(FAULTS, key=lambda f: f.__name__)),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+@example(scene=PLAIN, fault=lose, seed=0)
+@example(scene=PLAIN, fault=double, seed=0)
+@example(scene=PLAIN, fault=move, seed=0)
+@example(scene=PLAIN, fault=slip, seed=0)
+def test_a_fault_of_any_one_slice_is_found_and_named(tmp_path_factory, series, scene, fault, seed):
+    folder = tmp_path_factory.mktemp("spoilt")
+    scene = replace(scene, n=scene.n + 2)
+    write(folder, series, scene, "CT", [{}])
+    depth = spoil(folder, scene, fault, seed)
+    (study,) = discover(folder)
+    (record,) = study.series
+    assert (record.status, record.reason) == ("rejected", FAULTS[fault])
+    if fault in (lose, double):
+        assert any(
+            abs(float(number) - depth) < 0.051
+            for number in re.findall(r"-?\d+(?:\.\d+)?", record.detail)
+        ), (record.detail, depth)
+
+
+@FEW
+@given(scene=scenes(), name=st.sampled_from(sorted(IN_TIME)), seed=st.integers(0, 99))
+def test_a_4d_series_that_lost_any_image_is_refused(tmp_path_factory, series, scene, name, seed):
+    folder = tmp_path_factory.mktemp("spoilt")
+    scene = replace(scene, n=scene.n + 1)
+    modality, variants = IN_TIME[name]
+    write(folder, series, scene, modality, variants)
+    spoil(folder, scene, lose, seed)
+    (study,) = discover(folder)
+    assert {s.status for s in study.series} == {"rejected"}
+    assert {s.reason for s in study.series} <= {"missing_slice", "duplicate_slice"}
+
+
+@FEW
+@given(scene=scenes(), name=st.sampled_from(sorted(SPLITS)), seed=st.integers(0, 99))
+def test_of_mixed_volumes_only_the_whole_ones_are_read(tmp_path_factory, series, scene, name, seed):
+    folder = tmp_path_factory.mktemp("spoilt")
+    scene = replace(scene, n=scene.n + 2)
+    modality, variants = SPLITS[name]
+    expected = as_arrays(modality, write(folder, series, scene, modality, variants))
+    spoil(folder, scene, lose, seed)
+    (study,) = discover(folder)
+    whole = [s for s in study.series if s.status != "rejected"]
+    assert len(whole) in (0, len(variants) - 1)
+    for record in whole:
+        volume = read_series(study, record)
+        require_place(volume, scene)
+        assert any(np.array_equal(e, array_of(volume)[0]) for e in expected)
 
 
 def test_two_kernels_between_each_others_slices_never_make_one_volume(tmp_path, series):
