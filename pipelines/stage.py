@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from radloom.errors import InputError, MissingWeights, OutOfMemory, StageFailed
 from radloom.pipelines.export import READERS, Beside, Grid, write_output
@@ -31,22 +29,27 @@ from radloom.pipelines.receipts.receipt import (
 )
 from radloom.pipelines.receipts.records import read_records, write_record
 from radloom.pipelines.study import Deferred, Output, Study
-from radloom.shapes import affine_of, spatial_shape
 from radloom.transforms.nifti import read_nifti_header
 
+if TYPE_CHECKING:  # a run of ingestion alone never imports it
+    import torch
+
 __all__ = [
+    "HOST",
     "Check",
     "Context",
     "Receipt",
     "Stage",
     "StageResult",
-    "keep_stages",
+    "forget_stages",
+    "is_plain",
     "make_generator",
     "read_receipts",
     "read_records",
     "record_failure",
     "resume_stage",
     "run_stage",
+    "take_stage",
     "write_record",
 ]
 
@@ -54,6 +57,11 @@ __all__ = [
 def _as_it_is(output: Output) -> Output:
     """What `Context.keep` does where nobody writes: nothing."""
     return output
+
+
+def _at_once(memory: int) -> AbstractContextManager[None]:  # noqa: ARG001 - as a worker's does
+    """What `Context.turn` does where nobody else computes: nothing."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ class Context:
     keep: Callable[[Output], Output] = _as_it_is
     """Writes an output at once, and hands it back as the stage must give it: a stage of many large
     volumes calls it for each, so that those that no stage takes do not pile up in memory."""
+    turn: Callable[[int], AbstractContextManager[None]] = _at_once
+    """Waits until a stage that needs so many bytes may compute; the block ends when it has."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,35 @@ class Stage(Protocol):
         ...
 
 
+def is_plain(stage: Stage) -> bool:
+    """Whether a stage computes with NumPy alone: it takes no device and nothing random.
+
+    A run of such stages does not import torch: its context has `HOST` for a device, and no
+    generator.
+    """
+    return bool(getattr(stage, "is_plain", False))
+
+
+@dataclass(frozen=True)
+class _Host:
+    """What answers like the torch device of the CPU, where torch is not imported."""
+
+    type: str = "cpu"
+
+    def __str__(self) -> str:
+        return self.type
+
+
+HOST = cast("torch.device", _Host())
+"""The device of a context for stages that are plain."""
+
+
+def _generator(stage: Stage, study: Study, fingerprint: str) -> torch.Generator:
+    if is_plain(stage):
+        return cast("torch.Generator", None)
+    return make_generator(study.record.key, fingerprint)
+
+
 def make_generator(study: str, fingerprint: str) -> torch.Generator:
     """A CPU generator whose seed is the sha256 of a study's key and a stage's fingerprint.
 
@@ -125,6 +164,8 @@ def make_generator(study: str, fingerprint: str) -> torch.Generator:
     ...     "sub-a_ses-1", "f").initial_seed()
     True
     """
+    import torch
+
     digest = hashlib.sha256(f"{study}\n{fingerprint}".encode()).digest()
     generator = torch.Generator(device="cpu")
     generator.manual_seed(int.from_bytes(digest[:7], "big"))
@@ -134,9 +175,8 @@ def make_generator(study: str, fingerprint: str) -> torch.Generator:
 def run_stage(stage: Stage, study: Study, out: Path, context: Context) -> tuple[Study, Receipt]:
     """The study with what `stage` gives, its files below `out`, and the receipt.
 
-    Where a receipt matches (fingerprint, input hashes, files) nothing is run, and the outputs are
-    read only when a later stage asks for them. A stage that was skipped is asked again. `context`
-    gets its generator here, from `make_generator`.
+    Where a receipt matches (`_resumed`) nothing is run, and the outputs are read only when a later
+    stage asks for them. `context` gets its generator here, from `make_generator`.
 
     Raises:
         StageFailed: the stage gave up; the receipt says so, and never matches.
@@ -157,19 +197,18 @@ def run_stage(stage: Stage, study: Study, out: Path, context: Context) -> tuple[
     try:
         fingerprint, inputs = stage.fingerprint(), dict(stage.input_hashes(study))
         receipt = replace(receipt, fingerprint=fingerprint, inputs=inputs)
-        known = place.receipt()
-        if known is not None and _matches(known, receipt) and place.has_files_of(known):
+        known = _resumed(place, fingerprint, inputs)
+        if known is not None:
             place.tidy()
-            deferred = tuple(_deferred(output, out) for output in known.outputs)
-            return study.with_outputs(stage.name, deferred, known.checks), known
+            return _with_results(study, known, out), known
         place.begin()
         kept: list[Output] = []
         context = replace(
             context,
-            generator=make_generator(study.record.key, fingerprint),
+            generator=_generator(stage, study, fingerprint),
             keep=partial(_kept, kept, study=study, place=place, is_last=context.is_last),
         )
-        with measured(context.device, cost):
+        with context.turn(_estimate(stage, study)), measured(context.device, cost):
             result = _result(stage, study, context)
         receipt = _with_cost(receipt, cost)
         outputs, receipt = _publish(result, kept, study, place, receipt)
@@ -179,24 +218,27 @@ def run_stage(stage: Stage, study: Study, out: Path, context: Context) -> tuple[
 
 
 def resume_stage(stage: Stage, study: Study, out: Path) -> tuple[Study, Receipt] | None:
-    """What `run_stage` would give where it has nothing to run; None where it has. Changes nothing.
-
-    A stage that was skipped has nothing to run as long as its fingerprint, which holds the hash of
-    its weights, and its inputs are the same.
-    """
+    """What `run_stage` would give where it has nothing to run; changes nothing. None: it has."""
     place = StageFolder(out, study.record.key, stage.name)
-    known = place.receipt()
-    if known is None or known.status == "failed" or place.partial.exists():
+    if place.partial.exists():
         return None
     try:
-        same = known.fingerprint == stage.fingerprint()
-        same = same and known.inputs == dict(stage.input_hashes(study))
+        known = _resumed(place, stage.fingerprint(), dict(stage.input_hashes(study)))
     except Exception:  # noqa: BLE001  # run_stage meets it again and records it
         return None
-    if not same or not place.has_files_of(known):
+    return None if known is None else (_with_results(study, known, out), known)
+
+
+def take_stage(stage: str, study: Study, out: Path) -> tuple[Study, Receipt] | None:
+    """The results of a stage as they are, whatever they were made from; None where it has none.
+
+    For a stage that the user left out of a run: its parameters and inputs are not looked at.
+    """
+    place = StageFolder(out, study.record.key, stage)
+    known = place.receipt()
+    if known is None or known.status == "failed" or not place.has_files_of(known):
         return None
-    deferred = tuple(_deferred(output, out) for output in known.outputs)
-    return study.with_outputs(stage.name, deferred, known.checks), known
+    return _with_results(study, known, out), known
 
 
 def record_failure(out: Path, study: str, stage: str, reason: str) -> Receipt:
@@ -220,17 +262,45 @@ def record_failure(out: Path, study: str, stage: str, reason: str) -> Receipt:
     return receipt
 
 
-def keep_stages(out: Path, study: str, stages: Collection[str]) -> None:
-    """Nothing left of any stage of a study but `stages`: receipts and files of the others go.
+def forget_stages(out: Path, study: str, stages: Collection[str]) -> None:
+    """Nothing left of some stages of a study: their receipts and files go.
 
-    For what an earlier command did that the present one does not: another workflow's stages, and
-    those after a stage that now failed.
+    For stages after one that failed, whose results were made from others than there are now, and
+    for those that the user wants redone or gone. Other stages keep theirs.
     """
     for place in stage_folders(out, study):
-        if place.stage not in stages:
+        if place.stage in stages:
             place.clear()
             with suppress(OSError):
                 place.folder.rmdir()
+
+
+def _resumed(place: StageFolder, fingerprint: str, inputs: Mapping[str, str]) -> Receipt | None:
+    """The receipt of a stage that has nothing to run; the one rule for that.
+
+    Fingerprint and input hashes are those of now, and the files are there. A stage that was
+    skipped, for want of weights for instance, is not asked again: its fingerprint holds the hash of
+    its weights, so that it matches no more when they arrive.
+    """
+    known = place.receipt()
+    if known is None or known.status == "failed":
+        return None
+    same = known.fingerprint == fingerprint and known.inputs == inputs
+    return known if same and place.has_files_of(known) else None
+
+
+def _with_results(study: Study, known: Receipt, out: Path) -> Study:
+    """The study with the outputs that a receipt lists, read when somebody asks for them."""
+    deferred = tuple(_deferred(output, out) for output in known.outputs)
+    return study.with_outputs(known.stage, deferred, known.checks)
+
+
+def _estimate(stage: Stage, study: Study) -> int:
+    """The stage's estimate of its memory; 0 where it has none, for `run` will say why."""
+    try:
+        return stage.estimate_memory(study)
+    except Exception:  # noqa: BLE001  # run meets it again, and its reason is recorded
+        return 0
 
 
 def _result(stage: Stage, study: Study, context: Context) -> StageResult:
@@ -267,14 +337,6 @@ def _failed(error: Exception, place: StageFolder, begun: Receipt) -> StageFailed
         place.finish(receipt)
     kind = OutOfMemory if is_out_of_memory(error) else StageFailed
     return kind(f"{place.study}: {place.stage}: {reason}")
-
-
-def _matches(known: Receipt, begun: Receipt) -> bool:
-    return (
-        known.status == "done"
-        and known.fingerprint == begun.fingerprint
-        and known.inputs == begun.inputs
-    )
 
 
 def _with_cost(receipt: Receipt, cost: Cost) -> Receipt:
@@ -360,6 +422,8 @@ def _grid_of(output: Output, study: Study) -> Grid | None:
         header = read_nifti_header(reference.source.path)
         i, j, k = header.shape[:3]
         return Grid(header.affine, (i, j, k))
+    from radloom.shapes import affine_of, spatial_shape
+
     return Grid(affine_of(reference.volume), spatial_shape(reference.volume))
 
 

@@ -1,35 +1,42 @@
-"""What runs in a worker process: one study through every stage, its volumes staying in memory."""
+"""One study through every stage, its volumes staying in memory; and what is left to do for it."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
-import logging
-import os
-import signal
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Protocol, cast
 
-import torch
-from dask.system import CPU_COUNT
-from distributed import Worker, WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 
 from radloom.errors import ReasonCode, StageFailed
+from radloom.pipelines.engine.job import Outcome
 from radloom.pipelines.receipts.folder import stage_folders
 from radloom.pipelines.receipts.receipt import STAGES_FOLDER, Receipt
-from radloom.pipelines.stage import Context, Stage, keep_stages, resume_stage, run_stage
+from radloom.pipelines.stage import (
+    HOST,
+    Context,
+    Stage,
+    forget_stages,
+    is_plain,
+    resume_stage,
+    run_stage,
+    take_stage,
+)
 from radloom.pipelines.study import Study, StudyRecord
+
+if TYPE_CHECKING:  # a run of ingestion alone never imports it
+    import torch
 
 __all__ = [
     "Job",
+    "Link",
     "Outcome",
-    "WorkerSetup",
     "forget_running",
     "outcome_of",
     "resume_study",
@@ -40,79 +47,123 @@ __all__ = [
 _LOCK_S = 600.0
 """How long to wait for a process of a killed run that still works on the same study."""
 
+_ASIDE = frozenset({"ingest", "export", "report"})
+"""Stages that read, write or draw: they run beside those that take a device's place."""
+
 
 @dataclass(frozen=True)
 class Job:
-    """One study and all that a worker needs to carry it through."""
+    """One study and all that its process needs to carry it through."""
 
     record: StudyRecord
     stages: tuple[Stage, ...]
     out: Path
-    device: str
-    """auto, cpu, cuda (the worker takes its own) or cuda:N."""
-    n_threads: int
-    """For native code; 0: the cores of the worker's machine, divided among its threads."""
-    trust: bool
-    topic: str
-    """Dask topic on which the worker says which stage it is in."""
+    device: str = "cpu"
+    """auto, cpu, cuda (the process takes its own) or cuda:N."""
+    trust: bool = False
+    chosen: frozenset[str] | None = None
+    """Stages to run, the others are taken as they are; None: all."""
+    required: frozenset[str] = frozenset()
+    """Stages not chosen without whose results the study cannot be done."""
+    prune: bool = False
+    """Whether results of stages that are not among `stages` go."""
+
+    def runs(self, stage: str) -> bool:
+        """Whether a stage is chosen."""
+        return self.chosen is None or stage in self.chosen
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a study, told at once; receipts say the rest."""
+class Link(Protocol):
+    """Who is told, and asked, while a study goes on."""
 
-    study: str
-    status: Literal["done", "failed", "skipped"]
-    stage: str = ""
-    """Where it failed."""
-    reason: str = ""
-    flags: int = 0
-    """How many checks ask a person to look."""
-    seconds: float = 0.0
-    n_faulty: int = 0
-    """How many series were refused for a fault of theirs; a localizer has none."""
+    def enters(self, stage: str) -> None:
+        """The study enters a stage."""
+        ...
+
+    def turn(self, memory: int, device: str) -> AbstractContextManager[None]:
+        """Waits until so many bytes, and a place on a device, are free; it is left with the block.
+
+        `device` is empty for a stage that computes nothing.
+        """
+        ...
 
 
-def run_study(job: Job) -> Outcome:
-    """The study through its stages, up to the first that fails."""
+class _Alone:
+    """The link of a study that runs in its caller's process: nobody listens, nobody waits."""
+
+    def enters(self, stage: str) -> None:
+        del stage
+
+    def turn(self, memory: int, device: str) -> AbstractContextManager[None]:
+        del memory, device
+        return nullcontext()
+
+
+_ALONE = _Alone()
+
+
+def run_study(job: Job, link: Link = _ALONE, *, number: int = 0, n_threads: int = 1) -> Outcome:
+    """The study through its stages, up to the first that fails.
+
+    Args:
+        job: what to do.
+        link: told of each stage, asked before it computes.
+        number: of this process among those of its worker, to choose a GPU by.
+        n_threads: for native code.
+    """
     started = time.monotonic()
     key = job.record.key
     folder = job.out / STAGES_FOLDER / key
     folder.mkdir(parents=True, exist_ok=True)
     study, receipts = Study(job.record), list[Receipt]()
+    context = Context(
+        device=HOST if all(map(is_plain, job.stages)) else _device(job.device, number),
+        generator=cast("torch.Generator", None),  # run_stage puts a seeded one in its place
+        n_threads=n_threads,
+        trust=job.trust,
+    )
     with _only_one(folder / ".lock"), _marker(folder):
         for stage in job.stages:
-            _announce(job, stage.name)
             try:
-                context = replace(_context(job), is_last=stage is job.stages[-1])
-                study, receipt = run_stage(stage, study, job.out, context)
+                if job.runs(stage.name):
+                    _announce(job, stage.name, link)
+                    study, receipt = run_stage(
+                        stage, study, job.out, _for(stage, job, context, link)
+                    )
+                    receipts.append(receipt)
+                else:
+                    study, taken = _taken(stage, study, job)
+                    receipts += taken
             except StageFailed as error:
-                keep_stages(job.out, key, {*(r.stage for r in receipts), stage.name})
+                _forget_rest(job, {*(r.stage for r in receipts), stage.name})
                 reason = str(error).removeprefix(f"{key}: {stage.name}: ")
                 seconds = time.monotonic() - started
                 return Outcome(key, "failed", stage.name, reason, seconds=seconds)
-            receipts.append(receipt)
-            if not study.find(kind="volume"):
+            if receipts and not study.find(kind="volume"):
                 break  # ingestion refused everything: nothing for any other stage to do
-        keep_stages(job.out, key, {receipt.stage for receipt in receipts})
+        _forget_rest(job, {receipt.stage for receipt in receipts})
     return outcome_of(study, receipts, time.monotonic() - started)
 
 
-def resume_study(record: StudyRecord, stages: Sequence[Stage], out: Path) -> Outcome | None:
+def resume_study(job: Job) -> Outcome | None:
     """What became of a study that has nothing left to do; None where something is. No voxels."""
     started = time.monotonic()
-    names = {stage.name for stage in stages}
-    if any(place.stage not in names for place in stage_folders(out, record.key)):
-        return None
-    study, receipts = Study(record), list[Receipt]()
-    for stage in stages:
-        found = resume_stage(stage, study, out)
-        if found is None:
+    study, receipts = Study(job.record), list[Receipt]()
+    for stage in job.stages:
+        if job.runs(stage.name):
+            found = resume_stage(stage, study, job.out)
+        else:
+            found = take_stage(stage.name, study, job.out)
+        if found is None and (job.runs(stage.name) or stage.name in job.required):
             return None
-        study, receipt = found
-        receipts.append(receipt)
-        if not study.find(kind="volume"):
-            break
+        if found is not None:
+            study, receipt = found
+            receipts.append(receipt)
+            if not study.find(kind="volume"):
+                break
+    present = {place.stage for place in stage_folders(job.out, job.record.key)}
+    if _rest(job, {receipt.stage for receipt in receipts}, present):
+        return None
     return outcome_of(study, receipts, time.monotonic() - started)
 
 
@@ -148,6 +199,33 @@ def forget_running(out: Path, key: str) -> None:
     (out / STAGES_FOLDER / key / "running.json").unlink(missing_ok=True)
 
 
+def _taken(stage: Stage, study: Study, job: Job) -> tuple[Study, list[Receipt]]:
+    """The study with what an earlier run left of a stage that is not chosen, if anything."""
+    found = take_stage(stage.name, study, job.out)
+    if found is not None:
+        return found[0], [found[1]]
+    if stage.name in job.required:
+        raise StageFailed(
+            f"expected its results from an earlier run, found none: choose {stage.name} too"
+        )
+    return study, []
+
+
+def _rest(job: Job, reached: Collection[str], present: Collection[str]) -> set[str]:
+    """Stages that have results which no longer are of this study: chosen ones not reached.
+
+    Those that are not chosen keep theirs; so do those of other workflows, unless they shall go.
+    """
+    names = {stage.name for stage in job.stages}
+    others = {name for name in present if name not in names} if job.prune else set()
+    return others | {n for n in names & {*present} if n not in reached and job.runs(n)}
+
+
+def _forget_rest(job: Job, reached: Collection[str]) -> None:
+    present = {place.stage for place in stage_folders(job.out, job.record.key)}
+    forget_stages(job.out, job.record.key, _rest(job, reached, present))
+
+
 @contextlib.contextmanager
 def _only_one(path: Path) -> Iterator[None]:
     try:
@@ -167,83 +245,39 @@ def _marker(folder: Path) -> Iterator[None]:
         (folder / "running.json").unlink(missing_ok=True)
 
 
-def _announce(job: Job, stage: str) -> None:
-    """Tells the disk (for when this process dies) and the terminal which stage begins."""
+def _announce(job: Job, stage: str, link: Link) -> None:
+    """Tells the disk, for when this process dies, and the worker which stage begins."""
     path = job.out / STAGES_FOLDER / job.record.key / "running.json"
     path.write_text(json.dumps({"stage": stage}), encoding="utf-8")
-    with contextlib.suppress(ValueError):  # no worker: the study runs in the caller's process
-        get_worker().log_event(job.topic, {"study": job.record.key, "stage": stage})
+    link.enters(stage)
 
 
-def _context(job: Job) -> Context:
-    return Context(
-        device=_device(job.device),
-        generator=torch.Generator(),  # run_stage puts a seeded one in its place
-        n_threads=job.n_threads or max(1, CPU_COUNT // _worker_threads()),
-        trust=job.trust,
-    )
+def _for(stage: Stage, job: Job, context: Context, link: Link) -> Context:
+    """The context of one stage: its turn is for a device, unless it only reads or writes."""
+    device = "" if stage.name in _ASIDE else str(context.device)
+    turn = partial(_turn, link=link, device=device, stage_device=context.device)
+    return replace(context, is_last=stage is job.stages[-1], turn=turn)
 
 
-def _device(device: str) -> torch.device:
-    """The worker's own GPU: by its number in a local cluster, the only one it sees elsewhere."""
+@contextlib.contextmanager
+def _turn(memory: int, *, link: Link, device: str, stage_device: torch.device) -> Iterator[None]:
+    """A turn after which the GPU is left as it was found: the next process needs its memory."""
+    with link.turn(memory, device):
+        try:
+            yield
+        finally:
+            if device and stage_device.type == "cuda":
+                import torch
+
+                torch.cuda.empty_cache()
+
+
+def _device(device: str, number: int) -> torch.device:
+    """The process's GPU: by its number where it sees several, as on one machine."""
+    import torch
+
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"
     if device != "cuda":
         return torch.device(device)
-    return torch.device("cuda", _worker_number() % max(1, torch.cuda.device_count()))
-
-
-def _worker_number() -> int:
-    try:
-        return int(get_worker().name)
-    except (TypeError, ValueError):
-        return 0
-
-
-def _worker_threads() -> int:
-    try:
-        return int(get_worker().state.nthreads)
-    except ValueError:
-        return 1
-
-
-class WorkerSetup(WorkerPlugin):  # type: ignore[misc]  # distributed carries no types
-    """What a worker process of the local cluster does when it starts, and starts again."""
-
-    name = "radloom-setup"
-
-    def __init__(self, logs: str, n_threads: int) -> None:
-        self.logs = logs
-        self.n_threads = n_threads
-
-    def setup(self, worker: Worker) -> None:
-        """Output to a log, threads as told, and death with the parent."""
-        _die_with_parent()
-        _write_to(Path(self.logs) / f"worker-{worker.name}.log")
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its log quotes file names
-        torch.set_num_threads(self.n_threads)
-
-    def teardown(self, worker: Worker) -> None:
-        """Nothing."""
-
-
-def _write_to(path: Path) -> None:
-    """Sends what Python and native code print to a file: the terminal is the user's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with path.open("ab") as log:
-        for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
-
-
-def _die_with_parent() -> None:
-    """Has Linux kill this process with the run that started it.
-
-    Dask's own watch is a Python thread, which waits as long as native code holds the interpreter:
-    an elastix registration of a killed run would go on and write beside the next run.
-    """
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # <linux/prctl.h>
-        libc: Any = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    return torch.device("cuda", number % max(1, torch.cuda.device_count()))

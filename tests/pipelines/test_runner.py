@@ -23,6 +23,7 @@ from filelock import FileLock
 from radloom.errors import ConfigError, InputError, StageFailed
 from radloom.pipelines import runner
 from radloom.pipelines.engine.cluster import Plan, choose_device, plan
+from radloom.pipelines.engine.selection import select
 from radloom.pipelines.runner import run_records
 from radloom.pipelines.stage import Context, StageResult, read_receipts
 from radloom.pipelines.study import Output, SeriesRecord, Study, StudyRecord
@@ -137,7 +138,9 @@ def test_only_the_study_that_fails_or_crashes_fails(tmp_path, capfd):
         **dict.fromkeys(("crash", "raise", "bug"), "failed"),
     }
     assert outcome["crash"].stage == "denoise"
-    assert "process died twice" in outcome["crash"].reason
+    assert (
+        outcome["crash"].reason == "its process ended by itself with status 11; so it went 2 times"
+    )
     assert outcome["raise"].reason == "expected two volumes, got one"
     assert outcome["bug"].stage == "register"
     assert "KeyError" in outcome["bug"].reason
@@ -211,13 +214,16 @@ def test_a_scheduler_that_exists_does_the_work_and_stays(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stage_left_out_of_the_workflow_leaves_no_files(tmp_path):
+def test_results_of_another_workflow_stay_unless_they_shall_go(tmp_path):
     diary, out = tmp_path / "diary", tmp_path / "out"
     both = Workflow("both", (Make(diary), Make(diary, name="denoise")))
     assert run_records(records_of("a"), out, both, device="cpu", workers=1).all_done
     assert len(json.loads((out / "manifest.json").read_text())) == 2
     one = Workflow("one", (Make(diary),))
     assert run_records(records_of("a"), out, one, device="cpu", workers=1).all_done
+    assert len(json.loads((out / "manifest.json").read_text())) == 2
+    prune = select(["ingest"], prune=True)
+    assert run_records(records_of("a"), out, one, device="cpu", workers=1, selection=prune).all_done
     assert len(json.loads((out / "manifest.json").read_text())) == 1
 
 

@@ -27,12 +27,14 @@ from radloom.pipelines.stage import (
     Context,
     Stage,
     StageResult,
-    keep_stages,
+    forget_stages,
     make_generator,
     read_receipts,
     read_records,
     record_failure,
+    resume_stage,
     run_stage,
+    take_stage,
     write_record,
 )
 from radloom.pipelines.study import Deferred, Output, SeriesRecord, Study, StudyRecord
@@ -174,6 +176,8 @@ def snapshot(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
+        if path.name == ".index.json":
+            continue  # what tables remember of receipts, with their times
         if path.is_dir():
             found[name] = None
         elif path.name == "stage.json":
@@ -611,18 +615,57 @@ def test_missing_weights_skip_the_stage_until_they_arrive(tmp_path, runs):
     assert receipt.status == "done"
 
 
-def test_a_skipped_stage_is_asked_again(tmp_path, runs):
+def test_a_skipped_stage_is_asked_again_when_it_or_its_inputs_change(tmp_path, runs):
     @dataclass(frozen=True)
     class Skipping(FakeDenoise):
         def run(self, study: Study, context: Context) -> StageResult:
             RUNS.append("asked")
             return StageResult(status="skipped", reason="nothing to do")
 
-    for _ in range(2):
-        study, receipt = run_stage(Skipping(), Study(RECORD), tmp_path, CPU)
+    for stage in (Skipping(), Skipping(), Skipping(strength=0.2)):
+        study, receipt = run_stage(stage, Study(RECORD), tmp_path, CPU)
         assert receipt.status == "skipped"
         assert study.outputs == {"denoise": ()}
     assert runs == ["asked", "asked"]
+
+
+def test_driver_and_worker_judge_a_receipt_by_the_same_rule(tmp_path, runs):
+    """Whatever lies on the disk: what the driver resumes, the worker does not run, and reversed."""
+    run_chain(tmp_path)
+    folder = tmp_path / "stages" / RECORD.key / "denoise"
+    original = (folder / "stage.json").read_text()
+    ingested, _ = run_stage(FakeIngest(), Study(RECORD), tmp_path, CPU)
+    changes: tuple[tuple[str, str], ...] = (
+        ("", ""),
+        ('"status":"done"', '"status":"skipped"'),
+        ('"status":"done"', '"status":"failed"'),
+        ('"fingerprint":"0', '"fingerprint":"1'),
+        ('"inputs":{', '"inputs":{"more":"1",'),
+        ("sub-a1", "sub-b2"),
+    )
+    verdicts = []
+    for old, new in changes:
+        text = original.replace(": ", ":").replace(old, new) if old else original
+        assert text != original or not old
+        (folder / "stage.json").write_text(text)
+        resumed = resume_stage(FakeDenoise(), ingested, tmp_path) is not None
+        runs.clear()
+        run_stage(FakeDenoise(), ingested, tmp_path, CPU)
+        assert (runs == []) is resumed
+        verdicts.append(resumed)
+    assert verdicts == [True, True, False, False, False, False]
+
+
+def test_results_are_taken_as_they_are_whatever_they_were_made_from(tmp_path, runs):
+    run_chain(tmp_path)
+    assert take_stage("absent", Study(RECORD), tmp_path) is None
+    found = take_stage("denoise", Study(RECORD), tmp_path)
+    assert found is not None
+    study, receipt = found
+    assert receipt.stage == "denoise"
+    assert study.latest("t1").volume.shape == (1, 6, 7, 8)
+    next(tmp_path.rglob("*desc-denoised*.nii.gz")).unlink()
+    assert take_stage("denoise", Study(RECORD), tmp_path) is None
 
 
 @dataclass(frozen=True)
@@ -760,9 +803,9 @@ def test_a_process_that_died_gets_a_receipt(tmp_path, reference):
     assert snapshot(tmp_path) == reference
 
 
-def test_stages_that_a_command_no_longer_has_are_forgotten(tmp_path):
+def test_stages_that_a_command_forgets_leave_nothing(tmp_path):
     run_chain(tmp_path)
-    keep_stages(tmp_path, RECORD.key, ("ingest", "denoise"))
+    forget_stages(tmp_path, RECORD.key, ("segment", "unheard-of"))
     write_tables(tmp_path)
     run_chain(tmp_path / "short", CHAIN[:2])
     short = snapshot(tmp_path / "short")

@@ -26,7 +26,7 @@ def convert(records, out):
     outcomes = []
     for record in records:
         write_record(out, record)
-        outcomes.append(run_study(Job(record, (IngestStage(),), out, "cpu", 1, False, "topic")))
+        outcomes.append(run_study(Job(record, (IngestStage(),), out)))
     write_tables(out)
     return outcomes
 
