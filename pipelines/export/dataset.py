@@ -16,6 +16,10 @@ IGNORED = (
     "stages/",
     "/*.tsv",
     "/*.html",
+    "/*.jsonl",
+    "/*.yaml",
+    "/report/",
+    "/logs/",
     "/manifest.json",
     "**/figures/",
     "**/dicom/",
@@ -23,7 +27,7 @@ IGNORED = (
     "**/other/",
     "**/*_table.*",
 )
-"""What is no BIDS: receipts, the tables and report at the root, datatypes that BIDS lacks."""
+"""What is no BIDS: receipts, tables, report and logs at the root, datatypes that BIDS lacks."""
 
 
 def write_dataset(out: Path) -> None:
