@@ -17,6 +17,7 @@ from radloom.errors import InputError
 from radloom.pipelines.deidentify.keys import Names, Pseudonyms
 from radloom.pipelines.deidentify.profile import SCHEME, Options, Profile, load_profile, methods_of
 from radloom.pipelines.deidentify.words import clean_words, holds_identifier, identifier_words
+from radloom.pipelines.ingest.canon import canon_weighting
 
 if TYPE_CHECKING:
     from pydicom.dataelem import DataElement
@@ -185,7 +186,7 @@ def _apply(dataset: Dataset, element: DataElement, work: _Work) -> bool:
             return element.VR in ("CS", "AS", *NUMBERS)
         action = "empty" if element.keyword == "PatientSex" else "remove"
     if action == "remove":
-        return False
+        return element.keyword == "ImageComments" and _is_weighting(element, work)
     if action in ("empty", "dummy", "label"):
         element.value = {
             "empty": None,
@@ -199,6 +200,14 @@ def _apply(dataset: Dataset, element: DataElement, work: _Work) -> bool:
         return action == "binary"
     rule = _RULES.get(element.VR)
     return rule is not None and rule(element, work)
+
+
+def _is_weighting(element: DataElement, work: _Work) -> bool:
+    """Whether a comment is nothing but the b-value and gradient that Canon writes there."""
+    said = str(element.value)
+    return canon_weighting(said, is_row=False) is not None and not holds_identifier(
+        said, work.identifiers
+    )
 
 
 def _text_stays(element: DataElement, action: str | None, work: _Work) -> bool:

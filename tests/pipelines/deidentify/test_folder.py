@@ -179,6 +179,27 @@ def test_characteristics_stay_on_request(planted, tmp_path, names, read_dicom):
     assert "113108" in [item.CodeValue for item in ds.DeidentificationMethodCodeSequence]
 
 
+@pytest.mark.parametrize(
+    ("comment", "stays"),
+    [
+        ("b=1500(0.445,-0.000,0.895)", True),
+        ("b=0", True),
+        ("b=1500 of Olga", False),
+        ("b=8812345(1,0,0)", False),  # a number of hers
+    ],
+)
+def test_a_comment_stays_if_it_is_a_weighting_alone(tmp_path, names, make_slice, comment, stays):
+    dataset = make_slice(0)
+    dataset.ImageComments = comment
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    (tmp_path / "in").mkdir()
+    pydicom.dcmwrite(tmp_path / "in" / "a.dcm", dataset, enforce_file_format=True)
+    deidentify_folder(tmp_path / "in", tmp_path / "out", names)
+    (path,) = (tmp_path / "out").rglob("*.dcm")
+    assert pydicom.dcmread(path).get("ImageComments") == (comment if stays else None)
+
+
 def test_folders_that_are_not_taken(planted, tmp_path, names):
     with pytest.raises(ConfigError, match="expected OUT outside of"):
         deidentify_folder(planted, planted / "out", names)
