@@ -493,11 +493,10 @@ def write_tiny_studies(studies: Path, n_studies: int) -> None:
 def render_head(spacing_mm: float) -> nib.Nifti1Image:
     """The phantom's T1, without noise."""
     from radloom.shapes import affine_of, array_of
-    from radloom.transforms.synthesis.contrast import SEQUENCES
     from radloom.transforms.synthesis.phantom import make_head, render_mr
 
     head = make_head(torch.Generator().manual_seed(0), spacing_mm=spacing_mm)
-    volume = render_mr(head, SEQUENCES["t1"], torch.Generator().manual_seed(0))
+    volume = render_mr(head, "t1", noise=0.0, generator=torch.Generator().manual_seed(0))
     return nib.Nifti1Image(array_of(volume)[0], affine_of(volume))
 
 

@@ -1,7 +1,7 @@
 """The same `radloom run` on this machine and through a real SLURM: the same results?
 
 Starts SLURM on loopback (`loopback`), keeps workers in its queue as the how-to page says
-(``workers.py`` and ``dask.yaml``, unchanged), and gives the same command four times:
+(``workers.py``, unchanged), and gives the same command four times:
 
 - `local`: on a local cluster of two workers;
 - `slurm`: ``--scheduler file:scheduler.json``, two jobs;
@@ -63,11 +63,6 @@ class Site:
     def studies(self) -> Path:
         return self.folder / "studies"
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """As a user's shell would have it after following the page."""
-        return {**self.slurm.environment, "DASK_CONFIG": str(HERE / "dask.yaml")}
-
     def start_run(self, name: str, *options: str) -> subprocess.Popen[str]:
         """`radloom run` into the folder of that name; its words go to a log beside it."""
         workflow = self.folder / "workflow.yaml"
@@ -77,7 +72,7 @@ class Site:
             return subprocess.Popen(
                 [*command, "--workflow", str(workflow), "--no-index", *options],
                 cwd=self.folder,
-                env=self.environment,
+                env=self.slurm.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -135,7 +130,7 @@ def workers(site: Site) -> Iterator[subprocess.Popen[str]]:
         process = subprocess.Popen(
             [sys.executable, "workers.py"],
             cwd=site.folder,
-            env=site.environment,
+            env=site.slurm.environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -13,17 +13,16 @@ if __name__ == "__main__":
         queue="main",  # the partition
         walltime="08:00:00",
         memory="8GB",  # of each job
-        job_cpu=4,  # cores of each job, all for the one study ...
-        cores=1,  # ... that it handles at a time: Dask's word for threads that take tasks
+        job_cpu=4,  # cores of each job
+        cores=1,  # Dask's word for how many studies a job handles at a time
         processes=1,
-        job_script_prologue=["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"],
         log_directory="slurm-logs",
     )
     cluster.adapt(minimum_jobs=JOBS, maximum_jobs=JOBS)  # a job that ends is submitted again
     file = Path("scheduler.json")
     with cluster, Client(cluster) as client:
         client.write_scheduler_file(str(file))
-        print(f"radloom run STUDIES OUT --scheduler file:{file}")
+        print(f"radloom run STUDIES OUT --scheduler file:{file}", flush=True)
         try:
             while True:
                 time.sleep(1)
