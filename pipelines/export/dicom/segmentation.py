@@ -229,14 +229,18 @@ def _stand_ins(grid: LabelGrid) -> list[Dataset]:
     stand_ins = []
     for k in range(grid.labels.shape[2]):
         header, _ = grid.source.slice_source(k if grid.is_own else 0)
-        stand_in = Dataset()
-        stand_in.update({e.tag: e for e in header if e.keyword not in _PLACES})
-        for keyword, value in _plane(grid, k).items():
+        own = {
+            **_plane(grid, k),
+            "Columns": grid.labels.shape[0],
+            "Rows": grid.labels.shape[1],
+            "FrameOfReferenceUID": grid.source.frame_of_reference_uid,
+            "StudyDate": header.get("StudyDate") or None,
+            "StudyTime": header.get("StudyTime") or None,
+        }
+        stand_in = Dataset()  # a value set on an element taken over would be set in the source too
+        stand_in.update({e.tag: e for e in header if e.keyword not in (*_PLACES, *own)})
+        for keyword, value in own.items():
             setattr(stand_in, keyword, value)
-        stand_in.Columns, stand_in.Rows = grid.labels.shape[:2]
-        stand_in.FrameOfReferenceUID = grid.source.frame_of_reference_uid
-        for keyword in ("StudyDate", "StudyTime"):
-            setattr(stand_in, keyword, header.get(keyword) or None)
         stand_ins.append(stand_in)
     return stand_ins
 

@@ -20,7 +20,7 @@ from radloom.shapes import make_label
 
 SHAPE = (64, 56, 20)
 
-OBLIQUE = (0.906308, 0.359812, -0.221665, -0.322766, 0.929168, 0.180143)
+OBLIQUE = (0.8, 0.36, -0.48, 0.0, 0.8, 0.6)
 
 POSITIONS: Mapping[str, tuple[tuple[float, ...], tuple[float, float], float, str]] = {
     "axial": ((1, 0, 0, 0, 1, 0), (1, 1), 3.0, "HFS"),
@@ -157,3 +157,50 @@ def _without_pixels(dataset: Dataset) -> Dataset:
     header = Dataset()
     header.update({e.tag: e for e in dataset if e.keyword != "PixelData"})
     return header
+
+
+@pytest.fixture(scope="session")
+def iod_faults() -> Callable[[Dataset], list[str]]:
+    """What an object lacks, or has too much, by the tables of PS3.3 that highdicom carries."""
+    return _faults
+
+
+def _faults(dataset: Dataset) -> list[str]:
+    from highdicom._standard_utils import (
+        get_iod_module_map,
+        get_module_attribute_map,
+        get_sop_class_iod_map,
+    )
+
+    iod = get_sop_class_iod_map()[str(dataset.SOPClassUID)]
+    faults, known = [], set()
+    for module in get_iod_module_map()[iod]:
+        attributes = get_module_attribute_map()[module["key"]]
+        known |= {attribute["keyword"] for attribute in attributes if not attribute["path"]}
+        if module["usage"] == "M":
+            faults += _absent(dataset, attributes, module["key"])
+    extra = [e.keyword for e in dataset if e.keyword not in known and e.tag.group > 2]
+    return faults + [f"{keyword} is in no module of {iod}" for keyword in extra]
+
+
+def _absent(dataset: Dataset, attributes: list[dict], where: str) -> list[str]:
+    found = []
+    groups = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    for attribute in attributes:
+        if attribute["path"] and attribute["path"][-1] in groups:
+            continue  # which groups there are is conditional; each that is there is looked at
+        for item in _items(dataset, attribute["path"]):
+            name = f"{where}: {'.'.join([*attribute['path'], attribute['keyword']])}"
+            there = attribute["keyword"] in item
+            if attribute["type"] in ("1", "2") and not there:
+                found.append(f"{name} is absent")
+            elif attribute["type"] == "1" and item[attribute["keyword"]].is_empty:
+                found.append(f"{name} is empty")
+    return found
+
+
+def _items(dataset: Dataset, path: list[str]) -> list[Dataset]:
+    items = [dataset]
+    for keyword in path:
+        items = [inner for item in items for inner in item.get(keyword) or ()]
+    return items
