@@ -147,7 +147,12 @@ def _throttle(association: Any) -> None:
     send = dul.send_pdu
 
     def send_when_there_is_room(primitive: Any) -> None:
-        while dul.to_provider_queue.qsize() > _QUEUED and dul.is_alive():
+        while (
+            dul.to_provider_queue.qsize() > _QUEUED
+            and dul.is_alive()
+            and dul.socket.socket is not None
+            and dul.socket.socket.fileno() >= 0
+        ):
             time.sleep(0.001)
         send(primitive)
 

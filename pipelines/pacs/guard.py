@@ -13,7 +13,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -107,6 +107,7 @@ class Guard:
         self._socket = association.dul.socket
         self._receive = association.dimse.receive_primitive
         self._socket.recv = self.recv
+        self._socket._shutdown_socket = self._close
         self._socket.socket.settimeout(limits.stall_s)
         association.dimse.receive_primitive = self.receive_primitive
 
@@ -136,6 +137,8 @@ class Guard:
             if is_header:
                 self._between()
             received = self._read(n_bytes)
+            if len(received) < n_bytes:
+                self._wake()
             if is_header:
                 self._type = received[0] if len(received) == _HEADER else 0
                 length = int.from_bytes(received[2:], "big")
@@ -146,7 +149,8 @@ class Guard:
                     self._count(received)
                 self._type = 0
         except OSError:
-            self._end()
+            self._wake()
+            self._close()
             raise
         return received
 
@@ -205,8 +209,19 @@ class Guard:
                 self._command_bytes = 0
             at += 4 + length
 
-    def _end(self) -> None:
-        self._socket._shutdown_socket()  # nothing public closes it at once
+    def _wake(self) -> None:
+        """Whoever waits for an answer gets none at once, and not after its time is over."""
+        if self._association.is_requestor:
+            self._association.dimse.msg_queue.put((None, None))
+
+    def _close(self) -> None:
+        """The connection closed: pynetdicom leaves one open that the peer has shut already."""
+        connection: socket.socket | None = self._socket.socket
+        if connection is None:
+            return
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
 
 
 def handlers(

@@ -125,7 +125,7 @@ class WebClient:
             sent["Authorization"] = self._credentials.header
         if body is not None:
             sent["Content-Length"] = str(body_bytes)
-        words = urlencode(list(query))
+        words = urlencode(list(query), safe="*")
         target = f"{self.address.path}{path}" + (f"?{words}" if words else "")
         try:
             with self._connected() as (connection, watchdog):

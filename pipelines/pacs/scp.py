@@ -190,14 +190,24 @@ def _server(
 
         daemon_threads = True
         _slots = threading.BoundedSemaphore(2 * limits.associations)
+        _lock = threading.Lock()
+        _open: tuple[socket.socket, ...] = ()
 
         def get_request(self) -> tuple[socket.socket, Any]:
             connection, address = self.socket.accept()
-            if len(self.active_associations) >= 2 * limits.associations:
+            with self._lock:
+                self._open = tuple(s for s in self._open if s.fileno() >= 0)
+            if len(self._open) >= 2 * limits.associations:
                 connection.close()
                 raise OSError("too many connections")
             connection.settimeout(limits.connect_s)
+            if context is None:
+                self._count(connection)
             return connection, address
+
+        def _count(self, connection: socket.socket) -> None:
+            with self._lock:
+                self._open = (*self._open, connection)
 
         def finish_request(self, request: Any, client_address: Any) -> None:
             if context is None:
@@ -211,6 +221,7 @@ def _server(
             finally:
                 self._slots.release()
             if secured is not None:
+                self._count(secured)
                 super().finish_request(secured, client_address)
 
         def handle_error(self, request: Any, _client_address: Any) -> None:

@@ -155,6 +155,7 @@ class _Sending:
     ) -> None:
         self._out, self._peer, self._limits, self._sleep = out, peer, limits, sleep
         self._ledger = Ledger(out / LEDGER, peer.name)
+        self._gone: PacsFailed | None = None
         self.failures: dict[str, Failure] = {}
 
     def sort(self, objects: Sequence[Stored]) -> list[Stored]:
@@ -201,7 +202,9 @@ class _Sending:
             problem, results = self._store(waiting)
             again = self._settle([(f, results.get(f.head.sop_uid, _NOT_TRIED)) for f in waiting])
             left = left - 1 if len(again) == n_before else self._limits.attempts
-            if left <= 0 or (problem is not None and not problem.passing):
+            if problem is not None and not problem.passing:
+                self._gone = problem
+            if left <= 0 or self._gone is not None:
                 for file, result in again:
                     self._fail(file, str(problem or result.status))
                 return
@@ -227,6 +230,8 @@ class _Sending:
         return again
 
     def _store(self, files: Sequence[Stored]) -> tuple[PacsFailed | None, dict[str, StoreResult]]:
+        if self._gone is not None:
+            return self._gone, {}
         self._ledger.note(*(Entry(f.head.sop_uid, f.sha256, "sent") for f in files))
         try:
             return None, dict(self._peer.store(files))

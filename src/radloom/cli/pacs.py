@@ -6,6 +6,7 @@ import ipaddress
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,10 @@ from radloom.errors import ConfigError
 if TYPE_CHECKING:
     from radloom.pipelines.pacs.address import Address
     from radloom.pipelines.pacs.listen import Listener, Ran
+    from radloom.pipelines.pacs.send import Failure
+
+_NAMED = 20
+"""Objects that are named of those that failed for one reason."""
 
 
 @app.command()
@@ -70,6 +75,7 @@ def send(
 ) -> None:
     """The DICOM objects of a run to a PACS, each once. The same command again sends the rest."""
     require_results(out)
+    from radloom.pipelines.ingest.quiet import quiet_pydicom
     from radloom.pipelines.pacs.dimse import Reception
     from radloom.pipelines.pacs.limits import DEFAULT_LIMITS
     from radloom.pipelines.pacs.send import send as send_objects
@@ -86,14 +92,23 @@ def send(
         limits=DEFAULT_LIMITS,
         reception=Reception(listen_host, listen_port),
     )
-    with spinner("sending"):
+    with spinner("sending"), quiet_pydicom():
         summary = send_objects(out, peer)
-    for failure in summary.failures:
-        complain(f"{failure.path}: {failure.status}")
+    _complain_of(summary.failures)
     say(summary.sentence())
     if summary.confirmation:
         say(f"made sure: {summary.confirmation}")
     raise typer.Exit(SOME_FAILED if summary.failures else ALL_DONE)
+
+
+def _complain_of(failures: Sequence[Failure]) -> None:
+    """Each reason once, with those that failed for it."""
+    by_status: dict[str, list[str]] = {}
+    for failure in failures:
+        by_status.setdefault(failure.status, []).append(failure.path)
+    for status, paths in by_status.items():
+        more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+        complain(f"{len(paths)} not sent: {status}: {', '.join(paths[:_NAMED])}{more}")
 
 
 def _destination(dicomweb: str | None, dicom: str | None) -> Address:
@@ -150,6 +165,7 @@ def listen(
 ) -> None:
     """Receive studies from a PACS or scanner, and run each once it has settled."""
     require_pynetdicom()
+    from radloom.pipelines.ingest.quiet import quiet_pydicom
     from radloom.pipelines.pacs.address import check_ae_title
     from radloom.pipelines.pacs.job import run_job
     from radloom.pipelines.pacs.listen import Listener, Settings
@@ -187,7 +203,8 @@ def listen(
     )
     listener = Listener(root, settings, run, say)
     _stop_on_signals(listener, stop)
-    listener.serve(lambda bound: say(f"{ae_title} listens at {host}:{bound}"))
+    with quiet_pydicom():
+        listener.serve(lambda bound: say(f"{ae_title} listens at {host}:{bound}"))
     say("stopped: what was received is kept; the same command goes on from here")
 
 

@@ -166,6 +166,7 @@ class Source:
         return self.incoming
 
     def _fetch(self, address: str, incoming: Path) -> tuple[Path, bool]:
+        from radloom.pipelines.ingest.quiet import quiet_pydicom
         from radloom.pipelines.pacs.address import parse_address
         from radloom.pipelines.pacs.dimse import Reception
         from radloom.pipelines.pacs.fetch import fetch
@@ -182,7 +183,7 @@ class Source:
             method=self.retrieve,
             reception=Reception(self.listen_host, self.listen_port),
         )
-        with spinner("fetching"):
+        with spinner("fetching"), quiet_pydicom():
             summary = fetch(peer, query, incoming, limits=limits)
         remark(summary.sentence())
         for failure in summary.failures:
