@@ -11,8 +11,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # ingestion alone runs without torch
+    import torch
 
 __all__ = ["PACKAGES", "Cost", "machine", "measured", "versions"]
 
@@ -56,6 +59,8 @@ def measured(device: torch.device, cost: Cost) -> Iterator[None]:
     sampler = threading.Thread(target=_sample, args=(cost, stop), daemon=True)
     on_gpu = device.type == "cuda"
     if on_gpu:
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
     start = time.perf_counter()
     sampler.start()
@@ -90,11 +95,32 @@ def versions() -> Mapping[str, str]:
     return found
 
 
+def machine(device: torch.device | None = None) -> Mapping[str, str | int]:
+    """System, processor, cores, memory, and the GPU that `device` is; not the machine's name."""
+    if device is None or device.type != "cuda":
+        return _host()
+    import torch
+
+    return {**_host(), "gpu": torch.cuda.get_device_name(device)}
+
+
 @cache
-def machine() -> Mapping[str, str | int]:
-    """System, processor family and number of cores; not the machine's name."""
+def _host() -> Mapping[str, str | int]:
+    import psutil
+
     return {
         "system": platform.system(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "cores": os.cpu_count() or 1,
+        "memory_bytes": int(psutil.virtual_memory().total),
     }
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
