@@ -30,6 +30,7 @@ from radloom.pipelines.receipts.receipt import (
 from radloom.pipelines.receipts.records import read_records, write_record
 from radloom.pipelines.study import Deferred, Output, Study
 from radloom.transforms.nifti import read_nifti_header
+from radloom.voxels import Voxels
 
 if TYPE_CHECKING:  # a run of ingestion alone never imports it
     import torch
@@ -191,7 +192,7 @@ def run_stage(stage: Stage, study: Study, out: Path, context: Context) -> tuple[
         parameters=_parameters(stage),
         device=str(context.device),
         versions=versions(),
-        platform=machine(),
+        platform=machine(context.device),
     )
     cost = Cost()
     try:
@@ -422,6 +423,8 @@ def _grid_of(output: Output, study: Study) -> Grid | None:
         header = read_nifti_header(reference.source.path)
         i, j, k = header.shape[:3]
         return Grid(header.affine, (i, j, k))
+    if isinstance(reference.source, Voxels):
+        return Grid(reference.source.affine, reference.source.shape)
     from radloom.shapes import affine_of, spatial_shape
 
     return Grid(affine_of(reference.volume), spatial_shape(reference.volume))
@@ -438,6 +441,8 @@ def _record(output: Output, place: StageFolder) -> OutputRecord:
 def _series_uid(output: Output) -> str:
     if output.kind not in ("volume", "label"):
         return ""
+    if isinstance(output.source, Voxels):
+        return output.source.series_uid
     if isinstance(output.source, Deferred):  # its file is not at its place yet
         return str(output.sidecar.get("SeriesInstanceUID", ""))
     return str(output.volume.meta.get("series_uid", ""))

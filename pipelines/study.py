@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from radloom.errors import InputError
+from radloom.voxels import Voxels
 
 if TYPE_CHECKING:  # discovery carries records, and must not wait for torch and MONAI
     from radloom.pipelines.deidentify.keys import StudyPseudonyms
@@ -132,7 +133,8 @@ class Output:
     """The role it belongs to; for a transform that of its moving volume."""
     name: str
     """What it is: ingested, denoised, registered, moving_from_fixed, <model> (label), volumes."""
-    source: Data | Deferred
+    source: Data | Deferred | Voxels
+    """The data; in a file still; or a volume as NumPy, which becomes one when somebody asks."""
     space: str = ""
     """The role whose grid it lies on; empty: its own. For a transform that of its fixed volume."""
     entities: Mapping[str, str] = field(default_factory=dict)
@@ -155,6 +157,8 @@ class Output:
             return self.source.read(self.source.path)
         if isinstance(self.source, Deferred):
             object.__setattr__(self, "source", self.source.read(self.source.path))
+        elif isinstance(self.source, Voxels):
+            object.__setattr__(self, "source", self.source.volume())
         return cast("Data", self.source)
 
     @property

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from radloom.pipelines.export.tsv import parse_tsv
+from radloom.pipelines.export.tsv import read_table, sidecar_path
 from radloom.pipelines.receipts.plain import from_json
-from radloom.pipelines.study import Data, Kind, Table
-from radloom.shapes import LabelVolume, Volume
-from radloom.transforms.itk_files import read_transform
+from radloom.pipelines.study import Data, Kind
 from radloom.transforms.nifti import read_nifti
 
+if TYPE_CHECKING:  # a run of ingestion alone never imports torch
+    from radloom.shapes import LabelVolume, Volume
+    from radloom.transforms.spatial import Transform
+
 __all__ = ["READERS", "read_bytes", "read_label", "read_table", "read_volume", "sidecar_path"]
-
-
-def sidecar_path(path: Path) -> Path:
-    """The JSON file beside a data file.
-
-    >>> sidecar_path(Path("sub-a_T1w.nii.gz")).name
-    'sub-a_T1w.json'
-    """
-    return path.with_name(path.name.split(".")[0] + ".json")
 
 
 def read_volume(path: Path) -> Volume:
@@ -43,12 +36,11 @@ def read_label(path: Path) -> LabelVolume:
     return read_nifti(path, label=True, series_uid=_sidecar(path).get("SeriesInstanceUID", ""))
 
 
-def read_table(path: Path) -> Table:
-    """Rows, typed as the JSON file says."""
-    said = _sidecar(path)
-    columns = {key: value for key, value in said.items() if isinstance(value, Mapping)}
-    formats = {key: value["Format"] for key, value in columns.items() if "Format" in value}
-    return parse_tsv(path.read_bytes(), formats)
+def read_transform(path: Path) -> Transform:
+    """A transform as `radloom.transforms.itk_files` reads it."""
+    from radloom.transforms import itk_files
+
+    return itk_files.read_transform(path)
 
 
 def read_bytes(path: Path) -> bytes:

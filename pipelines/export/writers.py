@@ -5,30 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
 from radloom.errors import GridMismatch, InputError
 from radloom.geometry import Affine, corners, same_grid
-from radloom.pipelines.export.labels import lookup_tsv
 from radloom.pipelines.export.naming import file_stem
 from radloom.pipelines.export.readers import sidecar_path
 from radloom.pipelines.export.tsv import as_written, formats_of, to_tsv
 from radloom.pipelines.receipts.files import sha256_of, sync
 from radloom.pipelines.receipts.plain import from_json, to_json
 from radloom.pipelines.study import Data, Kind, Output, StudyRecord
-from radloom.shapes import (
-    Volume,
-    affine_of,
-    array_of,
-    make_label,
-    make_volume,
-    require_volume,
-    spatial_shape,
-)
-from radloom.transforms import itk_files
-from radloom.transforms.nifti import read_nifti_header, write_nifti
+from radloom.transforms.nifti import read_nifti_header, write_array, write_nifti
+from radloom.voxels import Voxels
+
+if TYPE_CHECKING:  # a run of ingestion alone never imports torch
+    from radloom.shapes import Volume
 
 __all__ = ["STORED_AFFINE_TOLERANCE_MM", "Beside", "Grid", "write_output"]
 
@@ -36,6 +29,9 @@ STORED_AFFINE_TOLERANCE_MM = 1e-4
 """What a file's grid may differ by, at any corner, from the grid in memory."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+Source: TypeAlias = "Data | Voxels"
 
 
 @dataclass(frozen=True)
@@ -90,15 +86,35 @@ def write_output(
     return replace(output, source=data, sidecar=sidecar, files=files)
 
 
-def _write_volume(output: Output, stem: Path, beside: Beside) -> tuple[Data, list[Path]]:
+def _write_volume(output: Output, stem: Path, beside: Beside) -> tuple[Source, list[Path]]:
+    if isinstance(output.source, Voxels):
+        return _write_voxels(output.source, output, stem, beside)
+    from radloom.shapes import affine_of, make_volume, require_volume, spatial_shape
+
     given = require_volume(output.volume, _where(output))
     volume = make_volume(given, affine_of(given), **_known_meta(given))
-    _require_grid(volume, output, beside)
+    grid = Grid(affine_of(volume), spatial_shape(volume))
+    _require_grid(grid, output, beside)
     path = stem.with_name(stem.name + ".nii.gz")
     write_nifti(volume, path)
-    _require_stored(volume, path)
-    said = _write_sidecar(output, path, beside, _volume_facts(volume))
+    _require_stored(grid, path)
+    said = _write_sidecar(output, path, beside, _volume_facts(_known_meta(volume)))
     return volume, [path, said, *_write_gradients(output.sidecar, stem)]
+
+
+def _write_voxels(
+    voxels: Voxels, output: Output, stem: Path, beside: Beside
+) -> tuple[Voxels, list[Path]]:
+    """A volume that is NumPy still, and stays so."""
+    if not np.isfinite(voxels.array).all():
+        raise InputError(f"{_where(output)}: expected finite values, got NaN or infinity")
+    grid = Grid(voxels.affine, voxels.shape)
+    _require_grid(grid, output, beside)
+    path = stem.with_name(stem.name + ".nii.gz")
+    write_array(voxels.array, voxels.affine, path)
+    _require_stored(grid, path)
+    said = _write_sidecar(output, path, beside, _volume_facts(voxels.meta))
+    return voxels, [path, said, *_write_gradients(output.sidecar, stem)]
 
 
 def _write_gradients(sidecar: Mapping[str, Any], stem: Path) -> list[Path]:
@@ -119,13 +135,17 @@ GRADIENT_KEYS = ("DiffusionBValue", "DiffusionGradientOrientation")
 
 
 def _write_label(output: Output, stem: Path, beside: Beside) -> tuple[Data, list[Path]]:
+    from radloom.pipelines.export.labels import lookup_tsv
+    from radloom.shapes import affine_of, make_label, spatial_shape
+
     given = output.volume
     series_uid = str(given.meta.get("series_uid", ""))
     label = make_label(given, affine_of(given), series_uid=series_uid).to(given.device)
-    _require_grid(label, output, beside)
+    grid = Grid(affine_of(label), spatial_shape(label))
+    _require_grid(grid, output, beside)
     path = stem.with_name(stem.name + ".nii.gz")
     write_nifti(label, path)
-    _require_stored(label, path)
+    _require_stored(grid, path)
     _require_same_voxels(label, path)
     lookup = stem.with_name(stem.name + ".tsv")
     lookup.write_bytes(lookup_tsv(label, output.label_names))
@@ -134,6 +154,8 @@ def _write_label(output: Output, stem: Path, beside: Beside) -> tuple[Data, list
 
 
 def _write_transform(output: Output, stem: Path, beside: Beside) -> tuple[Data, list[Path]]:
+    from radloom.transforms import itk_files
+
     path = itk_files.write_transform(output.transform, stem.with_name(stem.name + ".tfm"))
     said = _write_sidecar(output, path, beside, {})
     return itk_files.as_written(output.transform), [path, said]
@@ -161,7 +183,7 @@ def _write_dicom(output: Output, stem: Path, _: Beside) -> tuple[Data, list[Path
     return _write_bytes(content, stem, ".dcm")
 
 
-_WRITERS: Mapping[Kind, Callable[[Output, Path, Beside], tuple[Data, list[Path]]]] = {
+_WRITERS: Mapping[Kind, Callable[[Output, Path, Beside], tuple[Source, list[Path]]]] = {
     "volume": _write_volume,
     "label": _write_label,
     "transform": _write_transform,
@@ -195,9 +217,8 @@ def _write_sidecar(output: Output, path: Path, beside: Beside, facts: Mapping[st
     return said
 
 
-def _volume_facts(volume: Volume) -> dict[str, Any]:
+def _volume_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
     """What a read needs; None leaves a fact out, also where the stage named it."""
-    meta = _known_meta(volume)
     return {
         "Modality": meta["modality"],
         "Units": meta["units"],
@@ -214,25 +235,23 @@ def _where(output: Output) -> str:
     return f"{output.kind} {output.name!r} of role {output.role!r}"
 
 
-def _require_grid(volume: Volume, output: Output, beside: Beside) -> None:
+def _require_grid(own: Grid, output: Output, beside: Beside) -> None:
     grid = beside.grid
     if grid is None:
         return
-    shape = spatial_shape(volume)
-    if not same_grid(affine_of(volume), shape, grid.affine, grid.shape):
+    if not same_grid(own.affine, own.shape, grid.affine, grid.shape):
         claimed = output.space or output.role
         raise GridMismatch(
-            f"{_where(output)}: expected the grid of {claimed!r} {grid.shape}, got {shape} or "
+            f"{_where(output)}: expected the grid of {claimed!r} {grid.shape}, got {own.shape} or "
             "another affine; give it as a volume on its own grid, or resample it"
         )
 
 
-def _require_stored(volume: Volume, path: Path) -> None:
-    stored = read_nifti_header(path)
-    shape, affine = spatial_shape(volume), affine_of(volume)
+def _require_stored(own: Grid, path: Path) -> None:
+    stored, shape = read_nifti_header(path), own.shape
     if stored.shape[:3] != shape or not np.allclose(
         corners(stored.affine, shape),
-        corners(affine, shape),
+        corners(own.affine, shape),
         rtol=0,
         atol=STORED_AFFINE_TOLERANCE_MM,
     ):
@@ -243,6 +262,8 @@ def _require_stored(volume: Volume, path: Path) -> None:
 
 def _require_same_voxels(label: Volume, path: Path) -> None:
     import nibabel as nib
+
+    from radloom.shapes import array_of
 
     stored = np.asarray(nib.load(path).dataobj)
     if not np.array_equal(stored, array_of(label)[0]):

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,13 @@ from radloom.pipelines.ingest.timing import timing_of
 from radloom.pipelines.ingest.units import pet_scale_of, units_of
 from radloom.pipelines.ingest.verdicts import Part, file_order, parts_of_series, volumes_of
 from radloom.pipelines.study import SeriesRecord, StudyRecord
-from radloom.shapes import Volume, make_volume
 from radloom.transforms.dicom import TILT_TOLERANCE_MM, Repairs, StackGeometry
 from radloom.transforms.straightening import straightened
 from radloom.transforms.suv import scale_slices
+from radloom.voxels import Voxels
+
+if TYPE_CHECKING:
+    from radloom.shapes import Volume
 
 __all__ = ["Reading", "part_of_record", "read_series", "read_with_facts"]
 
@@ -43,8 +46,18 @@ GRID_TOLERANCE_MM = 1.5 * TILT_TOLERANCE_MM
 class Reading:
     """A volume, and what its sidecar says of it beyond what discovery knew."""
 
-    volume: Volume
+    source: Volume | Voxels
     facts: Mapping[str, Any]
+
+    @property
+    def volume(self) -> Volume:
+        """As a MetaTensor."""
+        return self.source.volume() if isinstance(self.source, Voxels) else self.source
+
+    @property
+    def units(self) -> str:
+        """Of its values."""
+        return str(self.source.meta["units"])
 
 
 def read_series(record: StudyRecord, series: SeriesRecord) -> Volume:
@@ -89,15 +102,15 @@ def _read(record: StudyRecord, series: SeriesRecord, *, with_facts: bool) -> Rea
     units = units_of(part.slices) if series.modality != "PT" else _scale_pet(array, part, series)
     if not np.isfinite(array).all():
         raise SeriesRefused(ReasonCode.NOT_FINITE, "expected finite values, got NaN or infinity")
-    volume = make_volume(
-        array,
+    voxels = Voxels(
+        array if array.ndim == 4 else array[None],
         affine,
         modality=series.modality,
         units=units,
         series_uid=series.series_uid,
         reasons=(series.reason,) if series.reason else (),
     )
-    return Reading(volume, _facts(part, files, affine) if with_facts else {})
+    return Reading(voxels, _facts(part, files, affine) if with_facts else {})
 
 
 def _facts(part: Part, files: Sequence[Path], affine: Affine) -> dict[str, Any]:
@@ -188,7 +201,7 @@ def _stacked(part: Part, files: Sequence[Path]) -> npt.NDArray[np.float32]:
     indices or instance numbers mix the frames of some vendors' files.
     """
     i, j, k = _shape_of(part)
-    array = np.empty((part.n_volumes, k, j, i), dtype=np.float32)
+    array: npt.NDArray[np.float32] = np.empty((part.n_volumes, k, j, i), dtype=np.float32)
     where = dict(zip(file_order(part.slices), files, strict=True))
     numbers: dict[str, list[int]] = defaultdict(list)
     for number, header in enumerate(part.slices):
@@ -198,26 +211,39 @@ def _stacked(part: Part, files: Sequence[Path]) -> npt.NDArray[np.float32]:
         for number in wanted:
             place, volume = divmod(number, part.n_volumes)
             array[volume, place] = _rescaled(part.slices[number], stored, dataset)
-    turned = np.ascontiguousarray(array.transpose(0, 3, 2, 1))
+    # A view: slices lie in memory as in a NIfTI file.
+    turned: npt.NDArray[np.float32] = array.transpose(0, 3, 2, 1)
     return turned[0] if part.n_volumes == 1 else turned
 
 
-def _rescaled(
-    header: SliceHeader, stored: npt.NDArray[Any], dataset: Any
-) -> npt.NDArray[np.float64]:
-    """(row, column) values of one slice: the modality LUT, or slope and intercept."""
+def _rescaled(header: SliceHeader, stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[Any]:
+    """(row, column) values of one slice: the modality LUT, or slope and intercept, as float64.
+
+    Values that these leave alone are given as they are stored.
+    """
     if header.frame >= len(stored):
         raise SeriesRefused(
             ReasonCode.TRUNCATED,
             f"expected {header.frame + 1} frames or more, got {len(stored)}; copy it anew",
         )
     values = stored[header.frame]
+    if header.mapped is not None:
+        low, high = header.mapped
+        if values.min() < low or values.max() > high:
+            raise SeriesRefused(
+                ReasonCode.AMBIGUOUS_UNITS,
+                "RealWorldValueMappingSequence (0040,9096): expected it to hold for every stored "
+                f"value, got {int(values.min())} to {int(values.max())} where it holds for "
+                f"{low:g} to {high:g}",
+            )
     if header.has_modality_lut:
         from pydicom.pixels import apply_modality_lut
 
         with quiet_pydicom():
             return np.asarray(apply_modality_lut(values, dataset), dtype=np.float64)
     slope, intercept = header.rescale or (1.0, 0.0)
+    if (slope, intercept) == (1.0, 0.0):
+        return np.asarray(values)
     return np.asarray(values * np.float64(slope) + intercept)
 
 
@@ -237,7 +263,7 @@ def _each_slice(part: Part, files: Sequence[Path]) -> Iterator[npt.NDArray[np.fl
         if header.path != path:
             path = header.path
             stored, dataset = decode(where[path])
-        values = _rescaled(header, stored, dataset).T
+        values = _rescaled(header, stored, dataset).T.astype(np.float64)
         if not np.isfinite(values).all():
             raise SeriesRefused(
                 ReasonCode.NOT_FINITE, "expected finite values, got NaN or infinity"
@@ -285,15 +311,13 @@ def _mosaics(part: Part, files: Sequence[Path]) -> tuple[npt.NDArray[np.float32]
     return (array[0] if part.n_volumes == 1 else array), affine
 
 
-def _untiled(
-    values: npt.NDArray[np.float64], shape: tuple[int, int, int]
-) -> npt.NDArray[np.float64]:
+def _untiled(values: npt.NDArray[Any], shape: tuple[int, int, int]) -> npt.NDArray[Any]:
     """(I, J, K) from one (row, column) picture of tiles, row by row in a square."""
     i, j, k = shape
     side = values.shape[0] // j
     tiles = values[: side * j, : side * i].reshape(side, j, side, i)
     stacked = tiles.transpose(0, 2, 1, 3).reshape(side * side, j, i)
-    volume: npt.NDArray[np.float64] = stacked[:k].transpose(2, 1, 0)
+    volume: npt.NDArray[Any] = stacked[:k].transpose(2, 1, 0)
     return volume
 
 

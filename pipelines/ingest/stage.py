@@ -60,6 +60,11 @@ class IngestStage:
         return IngestOptions(self.suv, floating_point, repairs)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it computes with NumPy alone (see `radloom.pipelines.stage`)."""
+        return not self.deface
+
+    @property
     def name(self) -> str:
         """``ingest``."""
         return "ingest"
@@ -223,7 +228,7 @@ def ingest_series(study: Study, series: SeriesRecord) -> tuple[SeriesRecord, Out
         )
         return rejected, None
     sidecar = {
-        **sidecar_of(series, str(reading.volume.meta["units"])),
+        **sidecar_of(series, reading.units),
         **_facts(reading.facts, study),
     }
     missing = missing_fields(series.modality, series.reason, sidecar)
@@ -231,7 +236,7 @@ def ingest_series(study: Study, series: SeriesRecord) -> tuple[SeriesRecord, Out
         kind="volume",
         role=series.role,
         name="ingested",
-        source=reading.volume,
+        source=reading.source,
         entities=dict(series.entities),
         sidecar={**sidecar, **({"MissingFields": list(missing)} if missing else {})},
     )

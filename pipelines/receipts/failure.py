@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from pathlib import Path
-
-import torch
 
 from radloom.errors import OutOfMemory, RadloomError
 
@@ -22,7 +21,10 @@ _PERSON_NAME = re.compile(r"\S*\^\S*")
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory of the process or the GPU ran out."""
-    if isinstance(error, (MemoryError, OutOfMemory, torch.OutOfMemoryError)):
+    torch = sys.modules.get("torch")  # nobody raises its errors where it is not imported
+    if isinstance(error, (MemoryError, OutOfMemory)):
+        return True
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
