@@ -3,9 +3,10 @@
 ::
 
     scan      which files there are                 examine   each of them looked at once
-    archives  zip files of DICOM                    index     what earlier looks found out
+    archives  zip files                             index     what earlier looks found out
     elements  where a header's elements lie         headers   one DICOM header as plain values
     verdicts  how many volumes a series holds       units     what its numbers mean
+    splitting what tells its volumes apart          gradients directions of diffusion
     files     NIfTI, NRRD, MHA and sidecars         roles     t1, t2, flair, ct, ...
     discovery studies and series of a folder        naming    one series a role, unique names
     pixels    the voxels, through highdicom         dcm2niix  the voxels of 4D series and mosaics
