@@ -65,6 +65,10 @@ DERIVATIONS: Mapping[str, tuple[str, str, str]] = {
 }
 """What was done -> DerivationCodeSequence (0008,9215), CID 7203."""
 
+OURS = "RADLOOM"
+"""Last value of ImageType (0008,0008): ingestion gives such a series no role (`roles.yaml`), so
+that a run over a study that holds results already starts from the scans."""
+
 POSITION_TOLERANCE_MM = 0.15
 """What header positions may differ from an even grid; as ingestion allows."""
 
@@ -98,6 +102,8 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "CT": {"KVP": "", "AcquisitionNumber": ""},
     "PT": {
+        "AcquisitionDate": "",
+        "AcquisitionTime": "",
         "SeriesType": ["STATIC", "IMAGE"],
         "CountsSource": "EMISSION",
         "CorrectedImage": "",
@@ -106,9 +112,18 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "FrameReferenceTime": 0,
         "ActualFrameDuration": "",
         "RadiopharmaceuticalInformationSequence": [],
+        "PatientOrientationCodeSequence": [],
+        "PatientGantryRelationshipCodeSequence": [],
     },
 }
 """Modality -> attributes of type 1 and 2 that a source may lack."""
+
+_IMAGE_TYPES = {
+    "MR": ("DERIVED", "SECONDARY", "OTHER"),
+    "CT": ("DERIVED", "SECONDARY", "AXIAL"),
+    "PT": ("DERIVED", "PRIMARY", "OTHER"),
+}
+"""Modality -> first values of ImageType (0008,0008); PET is PRIMARY always (C.8.9.4.1.1)."""
 
 _GENERAL = ("BodyPartExamined", "PatientPosition", "PositionReferenceIndicator", "Laterality")
 
@@ -262,7 +277,7 @@ def _template(
         "Modality": modality,
         **_defaults(modality, volume),
         **_inherited(modality, grid, origin),
-        "ImageType": ["DERIVED", "SECONDARY", "AXIAL" if is_ct else "OTHER", what.upper()],
+        "ImageType": [*_IMAGE_TYPES[modality], what.upper(), OURS],
         "FrameOfReferenceUID": grid.frame_of_reference_uid,
         "DerivationDescription": description,
         "BurnedInAnnotation": "NO",
@@ -284,6 +299,8 @@ def _template(
     dataset = Dataset()
     for keyword, value in values.items():
         setattr(dataset, keyword, value)
+    if float(dataset.WindowWidth) < 1:  # LINEAR is defined from there on (PS3.3 C.11.2.1.2)
+        dataset.VOILUTFunction = "LINEAR_EXACT"
     if "PositionReferenceIndicator" not in dataset:
         dataset.PositionReferenceIndicator = ""
     if what in DERIVATIONS:
@@ -319,6 +336,9 @@ def _inherited(modality: str, grid: SourceSeries, origin: SourceSeries) -> dict[
     kept = {key: grid.first[key].value for key in _GENERAL if key in grid.first}
     if str(first.get("Modality", "")) == modality:
         kept |= {key: first[key].value for key in _ACQUISITION[modality] if key in first}
+    kept |= {key: first.get(key) for key in ("AcquisitionDate", "AcquisitionTime")}
+    if modality == "PT":  # its orientation has a module of its own
+        kept["PatientPosition"] = ""
     return {key: value for key, value in kept.items() if value not in (None, "")}
 
 

@@ -162,7 +162,7 @@ def latest_time(sources: Sequence[SourceSeries]) -> tuple[str, str]:
 
 def _set_times(dataset: Dataset, sources: Sequence[SourceSeries]) -> None:
     date, time = latest_time(sources)
-    for keyword in ("InstanceCreationDate", "InstanceCreationTime", "InstanceCreatorUID"):
+    for keyword in _OF_NOW:
         if keyword in dataset:
             del dataset[keyword]
     for level in ("Content", "Series", "PresentationCreation"):
@@ -174,6 +174,15 @@ def _set_times(dataset: Dataset, sources: Sequence[SourceSeries]) -> None:
 
 
 _NO_DATE = "19930101"
+
+_OF_NOW = (
+    "InstanceCreationDate",
+    "InstanceCreationTime",
+    "InstanceCreatorUID",
+    "DateOfSecondaryCapture",
+    "TimeOfSecondaryCapture",
+)
+"""Optional times of making, which would differ from run to run."""
 
 
 def _set_body_part(dataset: Dataset, first: Dataset) -> None:

@@ -77,8 +77,7 @@ def parametric_map_dataset(
         pixel_array=frames,
         contains_recognizable_visual_features=True,
         real_world_value_mappings=[mapping],
-        window_center=(low + high) / 2,
-        window_width=max(high - low, 1e-6),
+        voi_lut_transformations=[hd.VOILUTTransformation((low + high) / 2, max(high - low, 1e-6))],
         pixel_measures=hd.PixelMeasuresSequence(
             (spacing[1], spacing[0]), spacing[2], spacing_between_slices=spacing[2]
         ),

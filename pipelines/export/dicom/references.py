@@ -58,7 +58,7 @@ def series_references(sources: Iterable[SourceSeries]) -> list[Dataset]:
     """Items of ReferencedSeriesSequence (0008,1115): every instance of every source series."""
     from pydicom.dataset import Dataset
 
-    items = {}
+    items: dict[str, Dataset] = {}
     for source in sources:
         item = Dataset()
         item.SeriesInstanceUID = source.series_uid

@@ -198,6 +198,10 @@ def _tidy(dataset: Dataset) -> None:
     for keyword in ("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"):
         if keyword in dataset and not _TIME.fullmatch(_text(dataset, keyword)):
             setattr(dataset, keyword, "")
+    charset = dataset.get("SpecificCharacterSet")
+    if isinstance(charset, Sequence) and not isinstance(charset, str) and not charset[0]:
+        # the same, in the words that highdicom knows (PS3.3 C.12.1.1.2)
+        dataset.SpecificCharacterSet = ["ISO 2022 IR 6", *charset[1:]]
     sex = _text(dataset, "PatientSex").upper()
     dataset.PatientSex = sex if sex in ("M", "F", "O") else ""
     for keyword in _TYPE_2:

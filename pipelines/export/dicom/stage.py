@@ -18,6 +18,7 @@ from radloom.pipelines.export.dicom.heading import file_bytes, read_file_bytes
 from radloom.pipelines.export.dicom.result import Builder, Desk, ObjectSeries
 from radloom.pipelines.export.dicom.source import NoDicomSource
 from radloom.pipelines.export.naming import SPACE_LABELS
+from radloom.pipelines.ingest.quiet import quiet_pydicom
 from radloom.pipelines.ingest.stage import IngestStage
 from radloom.pipelines.receipts.plain import plain
 from radloom.pipelines.stage import Check, Context, StageResult
@@ -102,7 +103,8 @@ class ExportStage:
             for output in outputs
             for path, digest in output.files.items()
         }
-        checks = json.dumps(plain(study.checks), sort_keys=True)
+        given = {stage: found for stage, found in study.checks.items() if stage != self.name}
+        checks = json.dumps(plain(given), sort_keys=True)
         sources = IngestStage().input_hashes(study)
         return {**sources, **files, "checks": hashlib.sha256(checks.encode()).hexdigest()}
 
@@ -137,10 +139,11 @@ def _make(
 ) -> Iterator[str]:
     """Why objects of a kind cannot be made, if so; what could be stands in the two lists."""
     try:
-        for series in _builder(kind)(desk.study, desk):
-            made, found = _write(series, context, desk)
-            outputs.extend(made)
-            checks.extend(found)
+        with quiet_pydicom():  # remarks on names quote them
+            for series in _builder(kind)(desk.study, desk):
+                made, found = _write(series, context, desk)
+                outputs.extend(made)
+                checks.extend(found)
     except NoDicomSource as reason:
         yield str(reason)
 

@@ -61,7 +61,8 @@ def write_scans(tmp_path: Path) -> Callable[..., Path]:
             for k in range(scan.shape[2]):
                 dataset = _slice(scan, number, k)
                 # an order that says nothing
-                dataset.save_as(folder / f"{number}_{(5 * k) % 97:03d}.dcm")
+                path = folder / f"{number}_{(5 * k) % 97:03d}.dcm"
+                dataset.save_as(path, enforce_file_format=True)
         return tmp_path / "studies"
 
     return write
@@ -116,6 +117,23 @@ def validate(tmp_path: Path) -> Callable[[bytes], list[str]]:
         return [line for line in lines if line.startswith("Error")]
 
     return errors
+
+
+@pytest.fixture
+def dsrdump(tmp_path: Path) -> Callable[[bytes], str]:
+    """What dsrdump prints of a report that it accepts; the test is skipped where it is absent."""
+    program = shutil.which("dsrdump")
+    if program is None:
+        pytest.skip("dsrdump (Debian package dcmtk) is not here")
+
+    def dump(content: bytes) -> str:
+        path = tmp_path / "report.dcm"
+        path.write_bytes(content)
+        done = subprocess.run([program, str(path)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return dump
 
 
 _COMMON: Mapping[str, Any] = {

@@ -1,0 +1,43 @@
+from collections.abc import Callable
+from io import BytesIO
+
+import highdicom as hd
+import numpy as np
+import pytest
+
+from radloom.errors import StageFailed
+from radloom.geometry import flip_lps_ras
+from radloom.pipelines.export.dicom.heading import file_bytes, read_file_bytes
+from radloom.pipelines.export.dicom.parametric import check_parametric_map, parametric_map_dataset
+from radloom.pipelines.export.dicom.result import Desk
+from radloom.pipelines.study import Study
+from radloom.shapes import affine_of, array_of, like
+
+
+def test_attenuation_map_keeps_every_bit_and_its_unit(
+    study: Study, desk: Desk, validate: Callable[[bytes], list[str]]
+) -> None:
+    t1 = study.latest("t1").volume
+    values = np.random.default_rng(0).uniform(0, 0.17, t1.shape).astype(np.float32)
+    volume = like(t1, values, units="arbitrary")
+    source = desk.source("t1")
+    heading = desk.heading("parametric", "mu", "Attenuation map", "digest", source)
+    dataset = parametric_map_dataset(volume, heading, source)
+    content = file_bytes(dataset)
+    assert content == file_bytes(parametric_map_dataset(volume, heading, source))
+    read = hd.imread(BytesIO(content)).get_volume()
+    for index in ((0, 0, 0), (19, 23, 6), (3, 14, 5)):
+        place = flip_lps_ras(affine_of(t1)) @ [*index, 1]
+        at = np.linalg.solve(read.affine, place)[:3]
+        np.testing.assert_allclose(at, np.rint(at), atol=1e-3)
+        assert read.array[tuple(np.rint(at).astype(int))] == array_of(volume)[(0, *index)]
+    assert sorted(read.array.ravel()) == sorted(array_of(volume).ravel())
+    mapping = dataset.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "/cm"
+    assert dataset.ContentQualification == "RESEARCH"
+    assert "InstanceCreationDate" not in dataset
+    back = read_file_bytes(content)
+    assert list(check_parametric_map([back], volume=volume, grid=source, where="mu")) == []
+    with pytest.raises(StageFailed, match=r"mu, slice \d: a read gives others"):
+        check_parametric_map([back], volume=like(t1, values + 1), grid=source, where="mu")
+    assert validate(content) == []
