@@ -3,11 +3,12 @@
 ::
 
     address     where a PACS is               query       which studies are wanted
-    identity    TLS and credentials           limits      what a peer may ask of us
-    http        bounded HTTP                  multipart   messages taken apart as they arrive
+    identity    TLS and credentials           http        bounded HTTP
+    multipart   messages taken apart as they arrive
     dicomweb    QIDO-RS, WADO-RS, STOW-RS     dimse       C-FIND, C-GET, C-MOVE, C-STORE
     association asked for, explained          commitment  who keeps what was sent
-    guard       bounds round pynetdicom       scp         a server of our own
+    guard       bounds round pynetdicom       server      bounds on who is connected
+    scp         a server of our own           limits      what a peer may ask of us
     head        what an instance says it is   inbox       the folder in which they arrive
     peer        what fetch and send ask of a PACS
     fetch       studies in                    send        objects out, ledger

@@ -235,7 +235,7 @@ def _store_results(
 
 
 def _told(content: bytes) -> Mapping[str, StoreResult]:
-    items = _items(content, listed=False)
+    items = _items(content, listed=False) if content.strip() else []
     results: dict[str, StoreResult] = {}
     for item in items:
         for found in _sequence(item, _FAILED):
@@ -254,7 +254,7 @@ def _items(content: bytes, *, listed: bool = True) -> Sequence[Mapping[str, Any]
         PacsFailed: it is something else.
     """
     try:
-        found = json.loads(content) if content.strip() else []
+        found = json.loads(content)
     except (ValueError, RecursionError):
         raise PacsFailed("expected an answer in DICOM JSON, got something else") from None
     if isinstance(found, dict) and not listed:

@@ -63,6 +63,7 @@ class Answer:
             self._watchdog.fed(len(chunk))
             got += len(chunk)
             yield chunk
+        self._watchdog.fed(0)
         if expected is not None and got < expected:
             raise PacsFailed("the connection broke within an answer", passing=True)
 
@@ -130,9 +131,9 @@ class WebClient:
         try:
             with self._connected() as (connection, watchdog):
                 connection.request(method, target, body=_watched(body, watchdog), headers=sent)
-                response = connection.getresponse()
-                watchdog.fed(1)
-                yield Answer(response.status, dict(_lower(response)), response, watchdog)
+                with connection.getresponse() as response:
+                    watchdog.fed(1)
+                    yield Answer(response.status, dict(_lower(response)), response, watchdog)
         except ssl.SSLError as error:
             raise self._tls_failed(error) from None
         except (OSError, http.client.HTTPException) as error:
@@ -194,7 +195,7 @@ class _Watchdog:
         self._connection = connection
         self._limits = limits
         self._moved = 0
-        self._answered = False
+        self._answered = self._bitten = False
         self._stop = threading.Event()
 
     def passed(self, piece: bytes) -> bytes:
@@ -203,7 +204,13 @@ class _Watchdog:
         return piece
 
     def fed(self, n_bytes: int) -> None:
-        """The server has sent something."""
+        """The server has sent something.
+
+        Raises:
+            PacsFailed: the end of file that follows is ours, not the server's.
+        """
+        if self._bitten:
+            raise PacsFailed("the server is too slow", passing=True)
         self._answered = True
         self._moved += n_bytes
 
@@ -216,6 +223,7 @@ class _Watchdog:
             self._moved = 0
             allowed = 0.0 if self._answered else self._limits.answer_s
             if slow and silent > allowed:
+                self._bitten = True
                 with contextlib.suppress(OSError):
                     self._connection.shutdown(socket.SHUT_RDWR)
                 return

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from socketserver import BaseServer
 from typing import Any, Final
 
 from radloom.errors import ConfigError, PacsFailed
@@ -28,8 +24,6 @@ NO_ROOM: Final = 0xA700
 OTHER_CLASS: Final = 0xA900
 UNREADABLE: Final = 0xC000
 """Status codes of C-STORE (PS3.4 table B.2-1)."""
-
-_FAREWELL_S: Final = 2.0
 
 _MAX_PDU: Final = 128 << 10
 """What peers are asked for."""
@@ -149,6 +143,8 @@ class Scp:
         """
         from pynetdicom import AE
 
+        from radloom.pipelines.pacs.server import BoundedServer
+
         ae = AE(ae_title=self._ae_title)
         ae.require_called_aet = True
         ae.require_calling_aet = self._allow
@@ -157,10 +153,17 @@ class Scp:
         ae.acse_timeout = self._limits.connect_s
         ae.dimse_timeout = ae.network_timeout = self._limits.stall_s
         bound = [*handlers(self._limits, self._folder, self._known), *self._on_event]
-        context = self._tls.for_server() if self._tls is not None else None
+        secured = self._tls.for_server() if self._tls is not None else None
         with quiet_pynetdicom():
             try:
-                server = _server(ae, self._place, self._contexts, context, bound, self._limits)
+                server = BoundedServer(
+                    ae,
+                    self._place,
+                    self._contexts,
+                    secured=secured,
+                    on_event=bound,
+                    limits=self._limits,
+                )
             except OSError as error:
                 host, port = self._place
                 raise ConfigError(
@@ -173,91 +176,3 @@ class Scp:
             finally:
                 server.stop()
                 thread.join()
-
-
-def _server(
-    ae: Any,
-    place: tuple[str, int],
-    contexts: Sequence[Any],
-    context: ssl.SSLContext | None,
-    bound: Sequence[Any],
-    limits: Limits,
-) -> Any:
-    from pynetdicom.transport import ThreadedAssociationServer
-
-    class Server(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom is not followed
-        """Negotiates TLS beside the thread that accepts, and bounds how many connect at all."""
-
-        daemon_threads = True
-        _slots = threading.BoundedSemaphore(2 * limits.associations)
-        _lock = threading.Lock()
-        _open: tuple[socket.socket, ...] = ()
-
-        def get_request(self) -> tuple[socket.socket, Any]:
-            connection, address = self.socket.accept()
-            with self._lock:
-                self._open = tuple(s for s in self._open if s.fileno() >= 0)
-            if len(self._open) >= 2 * limits.associations:
-                connection.close()
-                raise OSError("too many connections")
-            connection.settimeout(limits.connect_s)
-            if context is None:
-                self._count(connection)
-            return connection, address
-
-        def _count(self, connection: socket.socket) -> None:
-            with self._lock:
-                self._open = (*self._open, connection)
-
-        def finish_request(self, request: Any, client_address: Any) -> None:
-            if context is None:
-                super().finish_request(request, client_address)
-                return
-            if not self._slots.acquire(blocking=False):
-                request.close()
-                return
-            try:
-                secured = _handshake(request, context, limits.connect_s)
-            finally:
-                self._slots.release()
-            if secured is not None:
-                self._count(secured)
-                super().finish_request(secured, client_address)
-
-        def handle_error(self, request: Any, _client_address: Any) -> None:
-            request.close()
-
-        def stop(self) -> None:
-            """Nobody new is served; who is being served gets a moment, then is aborted."""
-            BaseServer.shutdown(self)
-            self.server_close()
-            end = time.monotonic() + _FAREWELL_S
-            while self.active_associations and time.monotonic() < end:
-                time.sleep(0.02)
-            for association in self.active_associations:
-                association.abort()
-
-    return Server(ae, place, ae.ae_title, list(contexts), evt_handlers=list(bound))
-
-
-def _shut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-def _handshake(
-    request: socket.socket, context: ssl.SSLContext, seconds: float
-) -> ssl.SSLSocket | None:
-    """`request` under TLS; None where the peer cannot, or takes longer."""
-    twin = request.dup()
-    timer = threading.Timer(seconds, _shut, (twin,))
-    timer.daemon = True
-    timer.start()
-    try:
-        return context.wrap_socket(request, server_side=True)
-    except OSError:  # what TLS raises among them
-        request.close()
-        return None
-    finally:
-        timer.cancel()
-        twin.close()

@@ -77,7 +77,7 @@ class Orthanc:
         for _ in range(200):
             try:
                 self.get("/system")
-            except OSError:
+            except OSError:  # noqa: PERF203  # each turn asks the network
                 time.sleep(0.1)
             else:
                 return

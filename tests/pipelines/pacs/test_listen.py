@@ -1,4 +1,4 @@
-"""A listener takes studies in, runs each once it has settled, and bears with peers that misbehave."""
+"""A listener takes studies in, runs each once it has settled, and bears with bad peers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from radloom.errors import ConfigError, PacsFailed
 from radloom.pipelines.pacs.address import DimseAddress
 from radloom.pipelines.pacs.association import Caller
-from radloom.pipelines.pacs.dimse import Dimse
+from radloom.pipelines.pacs.dimse import Dimse, _from_files
 from radloom.pipelines.pacs.inbox import digest_of
 from radloom.pipelines.pacs.limits import Limits
 from radloom.pipelines.pacs.listen import Listener, Settings
@@ -164,24 +164,19 @@ def test_a_lying_data_set_is_refused_and_never_names_a_path(tmp_path, objects, l
 
 
 def test_uids_that_are_paths_are_refused(tmp_path, objects, limits):
+    from pynetdicom import build_context
+
     (path,) = objects.write("a", n=1)
     content = path.read_bytes()
     evil = content.replace(b"1.2.826.1\0", b"../../etc\0", 1)
     assert evil != content
     path.write_bytes(evil)
     with listening(tmp_path / "in", Runs(), limits) as port:
-        from pynetdicom import build_context
-
         asking = Caller(DimseAddress("RADLOOM", "127.0.0.1", port), limits=limits)
         mr, explicit = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.2.1"
-        from radloom.pipelines.pacs.dimse import _from_files
-
         with asking.associated([build_context(mr, explicit)]) as open_one, _from_files():
             assert open_one.send_c_store(path).Status == 0xC000
     assert not list(tmp_path.rglob("etc"))
-
-
-ASSOCIATE = 1
 
 
 def send_raw(port: int, *pieces: bytes, pause: float = 0.0, wait: float = 6.0) -> float:
@@ -239,13 +234,10 @@ def test_who_stores_nothing_is_dropped(tmp_path, limits):
 
     with listening(tmp_path / "in", Runs(), replace(limits, idle_s=0.5)) as port:
         asking = Caller(DimseAddress("RADLOOM", "127.0.0.1", port), limits=limits)
-        with (
-            pytest.raises((RuntimeError, PacsFailed)),
-            asking.associated([build_context("1.2.840.10008.1.1")]) as open_one,
-        ):
-            for _ in range(30):
-                open_one.send_c_echo()
-                time.sleep(0.1)
+        with asking.associated([build_context("1.2.840.10008.1.1")]) as open_one:
+            assert open_one.send_c_echo().Status == 0
+            time.sleep(0.7)
+            assert "Status" not in open_one.send_c_echo()
 
 
 def test_an_association_that_breaks_within_an_instance_leaves_nothing(tmp_path, objects, limits):
@@ -255,24 +247,18 @@ def test_an_association_that_breaks_within_an_instance_leaves_nothing(tmp_path, 
     with listening(tmp_path / "in", Runs(), replace(limits, memory_bytes=1000)) as port:
         asking = Caller(DimseAddress("RADLOOM", "127.0.0.1", port), limits=limits)
         head = files[0].head
-        with (
-            pytest.raises(ZeroDivisionError),
-            asking.associated([build_context(head.sop_class, head.transfer_syntax)]) as broken,
-        ):
+        with asking.associated([build_context(head.sop_class, head.transfer_syntax)]) as broken:
             send = broken.dul.send_pdu
             sent = []
 
             def a_few(primitive):
                 sent.append(primitive)
-                if len(sent) > 5:
-                    raise ZeroDivisionError
+                if len(sent) == 6:
+                    broken.dul.socket.socket.shutdown(socket.SHUT_RDWR)
                 send(primitive)
 
             broken.dul.send_pdu = a_few
-            from radloom.pipelines.pacs.dimse import _from_files
-
-            with _from_files():
-                broken.send_c_store(files[0].path)
+            assert "Status" not in broken.send_c_store(files[0].path)
         time.sleep(0.3)
     assert [p for p in (tmp_path / "in").rglob("*") if p.is_file() and p.name != ".lock"] == []
 

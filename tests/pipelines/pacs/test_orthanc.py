@@ -43,9 +43,19 @@ def same(objects, before: dict[str, Path], after: dict[str, Path]) -> None:
     assert {uid: found for uid, found in different.items() if found} == {}
 
 
-@pytest.mark.parametrize("way", ["web", "get"])
-def test_a_study_comes_back_as_it_went_whichever_way(orthanc, tmp_path, objects, demo_folder, way):
-    before = objects.below(demo_folder)
+@pytest.fixture(scope="module")
+def small_study(tmp_path_factory) -> Path:
+    """The demo study at 6 mm: four series and a localizer, one of them compressed."""
+    from radloom.pipelines.demo import write_demo_study
+
+    folder = tmp_path_factory.mktemp("study")
+    write_demo_study(folder, spacing_mm=6.0)
+    return folder
+
+
+@pytest.mark.parametrize("way", ["web", pytest.param("get", marks=pytest.mark.slow)])
+def test_a_study_comes_back_as_it_went_whichever_way(orthanc, tmp_path, objects, small_study, way):
+    before = objects.below(small_study)
     out = objects.run(tmp_path / "out", list(before.values()))
     first = send(out, peers(orthanc)[way], limits=QUICK)
     assert (first.n_sent, first.failures) == (len(before), ())
@@ -64,6 +74,7 @@ def test_a_study_comes_back_as_it_went_whichever_way(orthanc, tmp_path, objects,
         assert (again.n_studies, again.n_new) == (1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_compressed_scans_stay_as_they_are_compressed(orthanc, tmp_path, objects, real_data):
     before = objects.below(real_data / "dicom" / "compressed")
@@ -78,8 +89,8 @@ def test_compressed_scans_stay_as_they_are_compressed(orthanc, tmp_path, objects
         same(objects, before, objects.below(fetched.studies))
 
 
-def test_only_the_series_asked_for_come(orthanc, tmp_path, objects, demo_folder):
-    before = objects.below(demo_folder)
+def test_only_the_series_asked_for_come(orthanc, tmp_path, objects, small_study):
+    before = objects.below(small_study)
     send(objects.run(tmp_path / "out", list(before.values())), peers(orthanc)["web"])
     wanted = parse_query(["StudyDate=20200101-20201231", "ModalitiesInStudy=MR", "Modality=CT"])
     for name, peer in peers(orthanc).items():
@@ -96,7 +107,7 @@ def test_only_the_series_asked_for_come(orthanc, tmp_path, objects, demo_folder)
 def test_nothing_is_lost_or_twice_when_the_pacs_is_killed_while_it_takes(
     orthanc, tmp_path, objects, way
 ):
-    paths = objects.write("a", n=150, size=128)
+    paths = objects.write("a", n=80, size=128)
     out = objects.run(tmp_path / "out", paths)
     killer = threading.Thread(target=_kill_once_it_has, args=(orthanc, 20))
     killer.start()
@@ -116,7 +127,7 @@ def test_nothing_is_lost_or_twice_when_the_pacs_is_killed_while_it_takes(
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["web", "get", "move"])
 def test_a_fetch_goes_on_where_the_pacs_was_killed(orthanc, tmp_path, objects, way):
-    paths = objects.write("a", n=150, size=128)
+    paths = objects.write("a", n=80, size=128)
     send(objects.run(tmp_path / "out", paths), peers(orthanc)["web"])
     root = tmp_path / "in"
     killer = threading.Thread(target=_kill_once_there_are, args=(orthanc, root, 20))
