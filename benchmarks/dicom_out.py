@@ -1,10 +1,12 @@
 """Labels out as DICOM: seconds, memory and bytes, beside rt-utils, which TotalSegmentator uses.
 
 `--structures` ellipsoids, a third of them hollow, on a grid of `--shape` are written as
-Segmentation (BINARY, and LABELMAP), as RT Structure Set, and, where `--peers` names a Python that has rt-utils,
-as TotalSegmentator writes them (`RTStructBuilder.add_roi` once a structure). Each method runs in a
-process of its own. Memory is the peak above what the process held once libraries and labels were
-loaded. The structure sets are then filled by our own rasteriser and compared with the labels.
+Segmentation (BINARY, and LABELMAP), as RT Structure Set, and, where `--peers` names a Python that
+has rt-utils, as TotalSegmentator writes them (`RTStructBuilder.add_roi` once a structure). Each
+method runs in a process of its own. Memory is the peak above what the process held once libraries
+and labels were loaded. The structure sets are then filled by our own rasteriser and compared with
+the labels; rt-utils draws through the centres of the outermost voxels, so that what a reader fills
+depends on how it takes a centre that lies on an edge.
 
 Run from the repository root; with the sizes below it takes about six minutes::
 
