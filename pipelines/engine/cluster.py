@@ -245,7 +245,8 @@ def _address(scheduler: str) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Dask's own log, which prints tracebacks of dying workers, kept off the terminal."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "tornado.application")]
+    names = ("distributed", "distributed.client", "tornado.application")  # each has its own level
+    loggers = [logging.getLogger(name) for name in names]
     levels = [cast("Any", logger.level) for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -28,7 +28,7 @@ _KNOWN_WORDS = re.compile(
 
 _FRAME = re.compile(r'^  File "[^"]*?([\w.]+)", line (\d+) in (\w+|<\w+>)$')
 
-_GUILTY = re.compile(r"^(?:Current thread|Thread 0x\w+) .*\(most recent call first\):$")
+_GUILTY = re.compile(r"^(?:Stack|Current thread .*) \(most recent call first\):$")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,10 @@ class Remains:
     cause: Cause = ""
     held: int = 0
     """Bytes of its resident set when last looked at."""
+    together: int = 0
+    """Bytes that it and the processes beside it held."""
     allowed: int = 0
-    """Bytes for the whole run."""
+    """Bytes for all of them."""
     expected: int = 0
     """Bytes by the stage's estimate."""
     seconds: float = 0.0
@@ -91,9 +93,9 @@ def _fate(remains: Remains) -> str:
         )
     if remains.cause == "memory":
         return (
-            f"was ended because memory ran out: it held {_gib(remains.held)} of "
-            f"{_gib(remains.allowed)} for the run, {_gib(remains.expected)} were expected: give "
-            "fewer workers, or more memory"
+            f"was ended because memory ran out: it held {_gib(remains.held)}, all together "
+            f"{_gib(remains.together)} of {_gib(remains.allowed)}; its stage was expected to add "
+            f"{_gib(remains.expected)}: give fewer workers, or more memory"
         )
     number = _signal(remains.status)
     if number == signal.SIGKILL:
@@ -129,7 +131,7 @@ _CRASHES = {
 def _crashed_in(lines: list[str]) -> str:
     """``decoding.py:12 decode``: where Python was when native code crashed."""
     for number in range(len(lines) - 2, -1, -1):
-        if lines[number].startswith("Current thread") and _GUILTY.match(lines[number]):
+        if _GUILTY.match(lines[number]):
             found = _FRAME.match(lines[number + 1])
             return f"in {found[1]}:{found[2]} {found[3]}" if found else ""
     return ""

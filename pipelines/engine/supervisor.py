@@ -71,6 +71,8 @@ class _Process:
     estimate: int = 0
     held: int = 0
     """Bytes of its resident set at the last look; the largest of the stage."""
+    together: int = 0
+    """Bytes that all processes held when memory ran out."""
     cause: Cause = ""
 
     def end(self, cause: Cause) -> None:
@@ -123,6 +125,7 @@ class Supervisor:
             finally:
                 self._settle(slot, process)
             if outcome is not None:
+                process.since = time.monotonic()
                 return outcome
             return self._death(slot, process, task, log_start)
 
@@ -192,6 +195,7 @@ class Supervisor:
             status=status,
             cause=process.cause,
             held=process.held,
+            together=process.together,
             allowed=self.gate.memory,
             expected=process.estimate,
             seconds=time.monotonic() - process.since,
@@ -266,18 +270,29 @@ class Supervisor:
             elif not process.is_wanted():
                 process.end("unwanted")
             return
+        if now - process.since > _IDLE_S:
+            self._dismiss(slot, process)
+
+    def _dismiss(self, slot: int, process: _Process) -> bool:
+        """Ends a process that has no study; False if it has got one meanwhile."""
         with self._lock:
-            if not process.is_busy and now - process.since > _IDLE_S:
-                if self._processes.get(slot) is process:
-                    del self._processes[slot]
-                process.bury()
-                self.gate.note(slot, 0)
+            if process.is_busy or self._processes.get(slot) is not process:
+                return False
+            del self._processes[slot]
+            process.bury()
+            self.gate.note(slot, 0)
+        return True
 
     def _keep_within_memory(self, processes: dict[int, _Process], held: dict[int, int]) -> None:
         """Ends the process that exceeds its estimate most, where all together hold too much."""
-        if sum(held.values()) <= _KILL_AT * self.gate.memory:
+        together = sum(held.values())
+        if together <= _KILL_AT * self.gate.memory:
             return
         busy = [slot for slot, process in processes.items() if process.is_busy]
+        if any(self._dismiss(slot, processes[slot]) for slot in processes if slot not in busy):
+            return  # they had nothing to do but to hold memory
+        for slot in busy:
+            processes[slot].together = together
         if any(processes[slot].cause for slot in busy):
             return  # one is on its way out
         excess = {slot: held[slot] - self.gate.reserved(slot) for slot in busy}

@@ -33,6 +33,7 @@ from radloom.cli.arguments import (
 )
 from radloom.cli.shell import ALL_DONE, SOME_FAILED, app, guarded, say, spinner, wide_console
 from radloom.cli.source import Source, with_source
+from radloom.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from radloom.pipelines.runner import RunSummary
@@ -178,10 +179,33 @@ def run(
     dicom: Dicom = None,
     device: Device = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default as the machine allows.")
+        int | None,
+        typer.Option(
+            min=1, help="Studies that compute at a time; by default as the machine allows."
+        ),
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler that runs already.")
+    ] = None,
+    only: Annotated[
+        str, typer.Option(metavar="STAGE,...", help="Run these alone; take others as they are.")
+    ] = "",
+    start: Annotated[
+        str, typer.Option("--from", metavar="STAGE", help="Run this and those after it alone.")
+    ] = "",
+    redo: Annotated[
+        str, typer.Option(metavar="STAGE,...", help="Do these anew, though nothing changed.")
+    ] = "",
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove results of stages that the workflow lacks.")
+    ] = False,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0.5, metavar="GB", help="For all studies at work on this machine."),
+    ] = None,
+    stage_timeout: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="How long a stage may take; else by its size."),
     ] = None,
     roles: Roles = None,
     deidentify: Deidentify = None,
@@ -205,6 +229,16 @@ def run(
             **export_parameters(dicom),
         },
     )
+    from radloom.pipelines.engine.selection import select
+    from radloom.pipelines.runner import Limits
+
+    selection = select(
+        [stage.name for stage in loaded.stages],
+        only=_words(only),
+        start=start,
+        redo=_words(redo),
+        prune=prune,
+    )
     names = pseudonyms(deidentify, out, new=new_key)
     folder, complete = source.folder(studies, out)
     _finish(
@@ -216,6 +250,8 @@ def run(
             workers=workers,
             scheduler=scheduler,
             trust=trust,
+            selection=selection,
+            limits=Limits(None if memory is None else int(memory * 1e9), stage_timeout),
             deidentify=names,
             index=index_beside(index_file(folder, index, no_index), out, deidentify),
             readers=threads(),
@@ -230,11 +266,16 @@ def _ingest_parameters(roles: Path | None, *, deface: bool) -> dict[str, Any]:
     return {**asked, "deface": True} if deface else asked
 
 
+def _words(text: str) -> tuple[str, ...]:
+    """``a, b`` as ("a", "b")."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def _run(studies: Path, out: Path, workflow: Workflow, **options: Any) -> RunSummary:
     from radloom.pipelines import runner
     from radloom.progress import listener
 
-    with listener(Console(), out) as listen:
+    with stoppable(), listener(Console(), out) as listen:
         return runner.run(studies, out, workflow, on_progress=listen, **options)
 
 
