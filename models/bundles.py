@@ -41,6 +41,7 @@ __all__ = [
 
 SHIPPED = (
     "brain_mr_segmentation",
+    "head_ct_denoising",
     "head_mr_denoising",
     "head_mr_registration",
     "head_mr_to_ct_translation",

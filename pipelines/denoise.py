@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from radloom import __version__
-from radloom.errors import ConfigError
+from radloom.errors import ConfigError, MissingWeights
 from radloom.geometry import spacing_of
-from radloom.models.denoising.classical import METHODS, Method, denoise_image
+from radloom.models.bundles import bundle_sha256, find_bundle
+from radloom.models.denoising.learned import BUNDLES, bundle_of
+from radloom.models.denoising.methods import METHODS, How, Method, denoise_image
 from radloom.models.denoising.noise import estimate_noise
 from radloom.models.denoising.residual import residual_structure
+from radloom.models.threads import torch_settings
 from radloom.pipelines.stage import Check, Context, StageResult
 from radloom.pipelines.study import Output, Study
 from radloom.shapes import Volume, affine_of, array_of, like, require_volume
@@ -41,38 +44,33 @@ MAX_NOISE_LEFT = 0.75
 _REVISION = 1
 """Raised when the same parameters give other voxels."""
 
-_BYTES_PER_VOXEL = {"nlm": 40, "tv": 72}
+_BYTES_PER_VOXEL = {"nlm": 40, "tv": 72, "network": 72, "dip": 72, "bm4d": 400}
 """Measured peaks, estimation of the noise and checks included, rounded up."""
+
+_BYTES_PER_WINDOW = {"network": 3 * 2**30, "dip": 2 * 2**30}
+"""Features of a window of 128^3; of a block of 96^3 with its gradients. Estimates from above."""
 
 _BYTES_PER_THREAD = 160 * 2**20
 """The slab buffers of one thread of non-local means at planes of 512 x 512, rounded up."""
 
 
-def denoise(
-    volume: Volume, *, method: Method = "nlm", n_threads: int = 1, fast: bool = False
-) -> tuple[Volume, float]:
+def denoise(volume: Volume, how: How | None = None) -> tuple[Volume, float]:
     """The volume without its noise on the same grid and in the same units, and the noise level.
 
-    The level is the estimated standard deviation in the volume's units; of a volume with several
-    channels, which are denoised one by one, the median. `fast` averages over fewer voxels
-    (`radloom.models.denoising.classical`). The volume given is not changed.
+    The level is the standard deviation in the volume's units; of a volume with several channels,
+    which are denoised one by one, the median. The volume given is not changed.
 
     Raises:
         InputError: `volume` does not keep the contract of `radloom.shapes`.
-        ConfigError: an unknown method.
+        MissingWeights: the network has no weights here.
+        ConfigError: BM4D is not installed.
+        GridMismatch: the guide does not lie on the volume's grid.
     """
     require_volume(volume, "denoise")
     spacing = spacing_of(affine_of(volume)).tolist()
+    modality = str(volume.meta["modality"])
     results = [
-        denoise_image(
-            channel,
-            spacing,
-            modality=str(volume.meta["modality"]),
-            method=method,
-            fast=fast,
-            n_threads=n_threads,
-        )
-        for channel in array_of(volume)
+        denoise_image(channel, spacing, modality=modality, how=how) for channel in array_of(volume)
     ]
     clean = like(volume, np.stack([image for image, _ in results]))
     return clean, float(np.median([noise.sigma for _, noise in results]))
@@ -86,9 +84,9 @@ class DenoiseStage:
     """
 
     method_mr: Method = "nlm"
-    """For MR: nlm or tv."""
+    """For MR: network, dip, nlm, tv or bm4d."""
     method_other: Method = "nlm"
-    """For CT, PET and the rest: nlm or tv."""
+    """For CT, PET and the rest."""
     roles: tuple[str, ...] = ()
     """Which roles; empty: all."""
     fast: bool = False
@@ -106,8 +104,13 @@ class DenoiseStage:
         return "denoise"
 
     def fingerprint(self) -> str:
-        """Of the parameters, the method's revision and the version."""
-        parts = {**asdict(self), "revision": _REVISION, "version": __version__}
+        """Of the parameters, the methods' revision, the networks' weights and the version."""
+        weights = {
+            modality: _weights_of(name)
+            for modality, name in BUNDLES.items()
+            if self._method_for(modality) == "network"
+        }
+        parts = {**asdict(self), "revision": _REVISION, "version": __version__, **weights}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def input_hashes(self, study: Study) -> Mapping[str, str]:
@@ -119,26 +122,32 @@ class DenoiseStage:
         sizes = [(int(o.volume[0].numel()), self._method(o), o) for o in self._inputs(study)]
         working = max((n * _BYTES_PER_VOXEL[method] for n, method, _ in sizes), default=0)
         kept = sum(4 * int(o.volume.numel()) for _, _, o in sizes)
-        return working + kept + 2 * _BYTES_PER_THREAD
+        window = max((_BYTES_PER_WINDOW.get(method, 0) for _, method, _ in sizes), default=0)
+        return working + kept + window + 2 * _BYTES_PER_THREAD
 
     def run(self, study: Study, context: Context) -> StageResult:
         """One denoised volume a role, with the checks of each.
 
         Raises:
             InputError: a volume does not keep the contract.
+            ConfigError: BM4D is asked for and not installed.
         """
         outputs: list[Output] = []
         checks: list[Check] = []
         for given in self._inputs(study):
             method = self._method(given)
-            clean, level = denoise(
-                given.volume, method=method, n_threads=context.n_threads, fast=self.fast
-            )
+            how = How(method, fast=self.fast, n_threads=context.n_threads, device=context.device)
+            try:
+                with torch_settings(context.n_threads):
+                    clean, level = denoise(given.volume, how)
+            except MissingWeights as error:
+                return StageResult(status="skipped", reason=str(error))
             sidecar = {
                 "DenoisingMethod": method,
                 "DenoisingFast": self.fast,
                 "NoiseLevel": level,
                 "NoiseLevelUnits": str(given.volume.meta["units"]),
+                **_model_of(method, str(given.volume.meta["modality"])),
             }
             outputs.append(Output("volume", given.role, "denoised", clean, sidecar=sidecar))
             checks.extend(_checks(given, clean, level))
@@ -150,7 +159,25 @@ class DenoiseStage:
         return tuple(study.latest(r) for r in study.roles if not self.roles or r in self.roles)
 
     def _method(self, given: Output) -> Method:
-        return self.method_mr if given.volume.meta["modality"] == "MR" else self.method_other
+        return self._method_for(str(given.volume.meta["modality"]))
+
+    def _method_for(self, modality: str) -> Method:
+        return self.method_mr if modality == "MR" else self.method_other
+
+
+def _weights_of(bundle: str) -> str:
+    try:
+        return bundle_sha256(find_bundle(bundle))
+    except MissingWeights:
+        return "no weights"
+
+
+def _model_of(method: Method, modality: str) -> dict[str, str]:
+    """What a sidecar says of the network."""
+    if method != "network":
+        return {}
+    bundle = bundle_of(modality)
+    return {"Model": bundle, "ModelSHA256": _weights_of(bundle)}
 
 
 def _checks(given: Output, clean: Volume, level: float) -> Iterator[Check]:

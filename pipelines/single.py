@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
@@ -13,6 +13,9 @@ from radloom.geometry import flip_lps_ras, parts_from_affine
 from radloom.pipelines.engine.cluster import choose_device
 from radloom.pipelines.receipts.files import write_file
 from radloom.shapes import Volume, affine_of, array_of, make_label, spatial_shape
+
+if TYPE_CHECKING:
+    from radloom.models.denoising.methods import Method
 
 __all__ = [
     "ENDINGS",
@@ -46,16 +49,45 @@ def deface_file(image: Path, out: Path, *, brain: Path | None, n_threads: int) -
 
 
 def denoise_file(
-    image: Path, out: Path, *, method: Literal["nlm", "tv"], fast: bool, n_threads: int
+    image: Path,
+    out: Path,
+    *,
+    method: Method,
+    sigma: float | None = None,
+    guide: Path | None = None,
+    fast: bool,
+    device: str = "cpu",
+    n_threads: int,
 ) -> float:
-    """Writes `image` without its noise to `out`; the noise level found, in the image's units."""
+    """Writes `image` without its noise to `out`; the noise level in the image's units.
+
+    `guide` is another image of the patient in the same space, for the deep image prior; it is
+    resampled to the grid of `image`.
+    """
+    from radloom.models.denoising.methods import How
+    from radloom.models.threads import torch_settings
     from radloom.pipelines.denoise import denoise
     from radloom.pipelines.ingest import read_image
+    from radloom.transforms.spatial import resample
 
     require_writable(out)
-    volume, level = denoise(read_image(image), method=method, n_threads=n_threads, fast=fast)
+    given = read_image(image)
+    other = None
+    if guide is not None:
+        resampled = resample(read_image(guide), None, affine_of(given), spatial_shape(given))
+        other = array_of(resampled)[0]
+    how = How(
+        method,
+        sigma=sigma,
+        fast=fast,
+        n_threads=n_threads,
+        device=torch.device(choose_device(device)),
+        guide=other,
+    )
+    with torch_settings(n_threads):
+        volume, level = denoise(given, how)
     write_image(volume, out)
-    return float(level)
+    return level
 
 
 def register_files(

@@ -3,6 +3,10 @@
 ::
 
     noise       estimate_noise        sigma of Rician (MR) or Gaussian (CT, others) noise
-    classical   denoise_image         estimate, then non-local means or total variation
+    methods     denoise_image         estimate, then one of
+                                        network  learned   denoise_with_network
+                                        dip      prior     deep_image_prior
+                                        bm4d     bm4d      block_matching, the user's own install
+                                        nlm, tv            radloom.transforms.denoising
     residual    residual_structure    how much anatomy a denoiser took away with the noise
 """

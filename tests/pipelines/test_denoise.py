@@ -114,7 +114,7 @@ def test_stage_flags_an_oversmoothed_volume(study, context, monkeypatch):
     from radloom.pipelines import denoise as room
     from radloom.shapes import like
 
-    def blur(volume, **_):
+    def blur(volume, _):
         return like(volume, ndimage.gaussian_filter(array_of(volume), (0, 2, 2, 2))), 40.0
 
     monkeypatch.setattr(room, "denoise", blur)

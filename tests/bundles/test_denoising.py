@@ -9,10 +9,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 
-from radloom.models.denoising.classical import denoise_image
+from radloom.models.denoising.methods import denoise_image
 
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "head_mr_denoising"
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+BUNDLE = BUNDLES / "head_mr_denoising"
+BOTH = ["head_mr_denoising", "head_ct_denoising"]
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +54,9 @@ def test_runs_alone(scan, tmp_path, inside):
     np.testing.assert_array_equal(np.asarray(got.dataobj), want)
 
 
-def test_metadata_says_what_the_model_zoo_asks():
-    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+@pytest.mark.parametrize("name", BOTH)
+def test_metadata_says_what_the_model_zoo_asks(name):
+    metadata = json.loads((BUNDLES / name / "configs" / "metadata.json").read_text())
     wanted = {
         "version",
         "changelog",
@@ -70,6 +74,49 @@ def test_metadata_says_what_the_model_zoo_asks():
     assert metadata["version"] in metadata["changelog"]
 
 
-def test_licence_is_the_projects():
-    assert (BUNDLE / "LICENSE").read_bytes() == (BUNDLE.parents[1] / "LICENSE").read_bytes()
-    assert "no network" in (BUNDLE / "docs" / "README.md").read_text()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning:monai.bundle")
+def test_the_network_is_what_the_metadata_says(name):
+    from monai.bundle import verify_net_in_out
+
+    configs = BUNDLES / name / "configs"
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.yaml"),
+        n=4,
+        device="cpu",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOTH)
+def test_the_network_can_be_exported(name):
+    import torch
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLES / name / "configs" / "inference.yaml"))
+    network = parser.get_parsed_content("network_def").eval()
+    pair = torch.rand(1, 2, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exported = torch.export.export(network, (pair,)).module()
+        torch.testing.assert_close(exported(pair), network(pair))
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_networks_of_training_and_inference_are_one(name):
+    train, inference = (
+        yaml.safe_load((BUNDLES / name / "configs" / f"{config}.yaml").read_text())
+        for config in ("train", "inference")
+    )
+    assert train["network_def"] == inference["network_def"]
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_licence_is_the_projects(name):
+    licence = (BUNDLES / name / "LICENSE").read_bytes()
+    assert licence == (BUNDLES.parent / "LICENSE").read_bytes()
+    has_weights = (BUNDLES / name / "models" / "model.pt").is_file()
+    assert ("no weights yet" in (BUNDLES / name / "docs" / "README.md").read_text()) != has_weights

@@ -3,8 +3,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from radloom.errors import ConfigError, InputError
-from radloom.models.denoising.classical import Denoised, denoise_image
+from radloom.errors import ConfigError, GridMismatch, InputError
+from radloom.models.denoising.methods import Denoised, How, denoise_image
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def pair():
 @pytest.mark.parametrize("fast", [False, True])
 def test_comes_nearer_to_the_truth(pair, method, fast):
     truth, noisy = pair
-    clean, noise = denoise_image(noisy, (1, 1, 1), modality="MR", method=method, fast=fast)
+    clean, noise = denoise_image(noisy, (1, 1, 1), modality="MR", how=How(method, fast=fast))
     assert noise.sigma == pytest.approx(40, rel=0.1)
     assert np.mean((clean - truth) ** 2) < 0.3 * np.mean((noisy - truth) ** 2)
 
@@ -29,7 +29,7 @@ def test_comes_nearer_to_the_truth(pair, method, fast):
 @pytest.mark.parametrize("method", ["nlm", "tv"])
 def test_fast_is_other_work(pair, method):
     slow, fast = (
-        denoise_image(pair[1], (1, 1, 1), modality="MR", method=method, fast=f)[0]
+        denoise_image(pair[1], (1, 1, 1), modality="MR", how=How(method, fast=f))[0]
         for f in (False, True)
     )
     assert not np.array_equal(slow, fast)
@@ -37,7 +37,7 @@ def test_fast_is_other_work(pair, method):
 
 def test_refuses_unknown_methods_and_nan(pair):
     with pytest.raises(ConfigError, match="expected a denoising method"):
-        denoise_image(pair[1], (1, 1, 1), modality="MR", method="median")
+        denoise_image(pair[1], (1, 1, 1), modality="MR", how=How("median"))
     with pytest.raises(InputError, match="finite"):
         denoise_image(pair[1] * np.nan, (1, 1, 1), modality="MR")
 
@@ -53,3 +53,21 @@ def test_dictionary_transform_is_the_function_and_keeps_meta(pair):
     assert result["image"].meta["note"] == "kept"
     assert data["image"] is image
     assert np.array_equal(image[0].numpy(), pair[1])
+
+
+def test_a_given_level_is_taken_as_it_is(pair):
+    how = How("tv", sigma=25.0)
+    clean, noise = denoise_image(pair[1], (1, 1, 1), modality="MR", how=how)
+    assert (noise.sigma, noise.rule) == (25.0, "given")
+    other, _ = denoise_image(pair[1], (1, 1, 1), modality="MR", how=How("tv", sigma=60.0))
+    assert not np.array_equal(clean, other)
+
+
+def test_a_guide_is_for_the_deep_image_prior_and_on_the_grid(pair):
+    with pytest.raises(ConfigError, match="guide with the method dip"):
+        How("nlm", guide=pair[0])
+    how = How("dip", guide=pair[0][1:])
+    with pytest.raises(GridMismatch, match="register it"):
+        denoise_image(pair[1], (1, 1, 1), modality="MR", how=how)
+    with pytest.raises(ConfigError, match="finite noise level"):
+        How("nlm", sigma=-1.0)

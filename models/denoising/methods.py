@@ -1,0 +1,192 @@
+"""One way in to every denoiser: estimate the noise, or be told it, then take it out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from radloom.errors import ConfigError, GridMismatch, InputError
+from radloom.geometry import spacing_of
+from radloom.models.denoising.bm4d import block_matching
+from radloom.models.denoising.learned import Denoiser, denoise_with_network, shipped_denoiser
+from radloom.models.denoising.noise import NoiseEstimate, estimate_noise
+from radloom.models.denoising.prior import DeepPrior, deep_image_prior
+from radloom.shapes import affine_of, array_of
+from radloom.transforms.denoising.nlm import NonLocalMeans, non_local_means
+from radloom.transforms.denoising.tv import total_variation
+
+__all__ = ["METHODS", "Denoised", "How", "Method", "denoise_image"]
+
+Floats = npt.NDArray[np.float32]
+
+Method: TypeAlias = Literal["network", "dip", "nlm", "tv", "bm4d"]
+
+METHODS: tuple[str, ...] = get_args(Method)
+"""Trained network, deep image prior, non-local means, total variation, BM4D."""
+
+FAST_SEARCH_RADIUS = 1
+"""With `fast`, non-local means averages over 3 x 3 x 3 in place of 5 x 5 x 5 voxels."""
+
+FAST_ITERATIONS = 8
+"""With `fast`, total variation stops after so many iterations in place of 60."""
+
+FAST_STEPS = 300
+"""With `fast`, the deep image prior stops after so many steps at the latest."""
+
+
+@dataclass(frozen=True, eq=False)
+class How:
+    """How an image is denoised; every field has a default that suits most."""
+
+    method: Method = "nlm"
+    """network, dip (deep image prior), nlm (non-local means), tv (total variation) or bm4d."""
+    sigma: float | None = None
+    """Standard deviation of the noise in the image's units; None: it is estimated."""
+    fast: bool = False
+    """Less work for a weaker result; the network and BM4D know no less."""
+    n_threads: int = 1
+    """Of the CPU; no result but that of BM4D may depend on it."""
+    device: torch.device | None = None
+    """Where network and deep image prior run; None: the CPU."""
+    guide: npt.ArrayLike | None = None
+    """For dip: another image (I, J, K) of the same patient on the same grid."""
+    denoiser: Denoiser | None = None
+    """For network: whose weights; None: the bundle that Radloom ships for the modality."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(f"expected a denoising method of {METHODS}, got {self.method!r}")
+        if self.guide is not None and self.method != "dip":
+            raise ConfigError(f"expected a guide with the method dip, got one with {self.method}")
+        if self.sigma is not None and not (np.isfinite(self.sigma) and self.sigma >= 0):
+            raise ConfigError(f"expected a finite noise level of 0 or more, got {self.sigma}")
+
+
+def denoise_image(
+    image: npt.ArrayLike, spacing: Sequence[float], *, modality: str, how: How | None = None
+) -> tuple[Floats, NoiseEstimate]:
+    """The image (I, J, K) with its noise removed, in the same unit, and the noise level.
+
+    Magnitude MR loses the bias of Rician noise with it; CT and the rest are taken as Gaussian.
+
+    Args:
+        image: (I, J, K), finite; never changed.
+        spacing: millimetres along I, J, K.
+        modality: DICOM code: MR, CT, PT, ...
+        how: the method and what it is told; None: non-local means.
+
+    Raises:
+        InputError: the image is not 3D or not finite.
+        GridMismatch: the guide has another shape.
+        MissingWeights: the network has no weights here.
+        ConfigError: BM4D is not installed.
+    """
+    how = how or How()
+    values = np.asarray(image, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise InputError("expected finite values, got NaN or infinity: mask or replace them first")
+    noise = (
+        estimate_noise(values, modality)
+        if how.sigma is None
+        else NoiseEstimate(float(how.sigma), "given")
+    )
+    if how.method == "network":
+        denoiser = how.denoiser or shipped_denoiser(modality, how.device or torch.device("cpu"))
+        return denoise_with_network(values, noise.sigma, denoiser, modality=modality), noise
+    return _without_weights(values, spacing, noise.sigma, modality == "MR", how), noise
+
+
+def _without_weights(
+    values: Floats,
+    spacing: Sequence[float],
+    sigma: float,
+    rician: bool,  # noqa: FBT001
+    how: How,
+) -> Floats:
+    if how.method == "dip":
+        settings = DeepPrior(max_steps=FAST_STEPS) if how.fast else DeepPrior()
+        return deep_image_prior(
+            values,
+            sigma,
+            guide=_guide(how.guide, values.shape),
+            rician=rician,
+            settings=settings,
+            device=how.device or torch.device("cpu"),
+        )
+    if how.method == "bm4d":
+        return block_matching(values, sigma, rician=rician)
+    if how.method == "tv":
+        iterations = FAST_ITERATIONS if how.fast else 60
+        return total_variation(
+            values, sigma, spacing=spacing, rician=rician, n_iterations=iterations
+        )
+    chosen = NonLocalMeans(search_radius=FAST_SEARCH_RADIUS if how.fast else 2, rician=rician)
+    return non_local_means(values, sigma, spacing=spacing, settings=chosen, n_threads=how.n_threads)
+
+
+def _guide(guide: npt.ArrayLike | None, shape: tuple[int, ...]) -> Floats | None:
+    if guide is None:
+        return None
+    values = np.asarray(guide, dtype=np.float32)
+    if values.shape != shape:
+        raise GridMismatch(
+            f"expected a guide on the grid of the image, {shape}, got {values.shape}: register it "
+            "to the image first"
+        )
+    if not np.isfinite(values).all():
+        raise InputError("expected a finite guide, got NaN or infinity: mask or replace them first")
+    return values
+
+
+class Denoised(MapTransform):  # type: ignore[misc]
+    """`denoise_image` for each channel of `keys`: (C, I, J, K) MetaTensors, their meta kept.
+
+    Args:
+        keys: of the volumes.
+        modality: DICOM code.
+        method: as in `How`.
+        n_threads: of the CPU.
+        network: for the method network: a module without its weights.
+        inferer: a MONAI Inferer for it.
+        weights: file with its weights.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        modality: str = "MR",
+        method: Method = "nlm",
+        n_threads: int = 1,
+        network: torch.nn.Module | None = None,
+        inferer: Any = None,
+        weights: str | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(keys)
+        self.modality = modality
+        denoiser = None
+        if method == "network" and network is not None and weights is not None:
+            denoiser = Denoiser.of_file(network, inferer, weights, device or torch.device("cpu"))
+        self.how = How(method=method, n_threads=n_threads, device=device, denoiser=denoiser)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """A copy of `data` with the volumes of `keys` denoised."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            volume = cast("MetaTensor", result[key])
+            spacing = spacing_of(affine_of(volume)).tolist()
+            clean = [
+                denoise_image(c, spacing, modality=self.modality, how=self.how)[0]
+                for c in array_of(volume)
+            ]
+            result[key] = MetaTensor(np.stack(clean), meta=volume.meta)
+        return result
