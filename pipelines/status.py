@@ -86,7 +86,8 @@ class RunStatus:
         counts = [f"{n:,} {state}" for state, n in self.counts.items() if n]
         if self.n_flagged:
             counts[0] += f" ({self.n_flagged:,} flagged)"
-        return f"{len(self.studies):,} studies: {', '.join(counts) or 'none'}"
+        studies = "study" if len(self.studies) == 1 else "studies"
+        return f"{len(self.studies):,} {studies}: {', '.join(counts) or 'none'}"
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""

@@ -111,7 +111,7 @@ def files_of(out: Path) -> dict[str, str]:
         for path in sorted(out.rglob("*"))
         if path.is_file()
         and path.relative_to(out).parts[0] not in ("stages", "logs")
-        and path.name not in ("studies.tsv", "report.html", ".lock")
+        and path.name not in ("studies.tsv", "report.html", "run.jsonl", ".lock")
     }
 
 
