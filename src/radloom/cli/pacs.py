@@ -20,6 +20,7 @@ from radloom.cli.arguments import (
     Results,
     Roles,
     Trust,
+    pseudonyms,
     require_outside,
     require_results,
 )
@@ -169,14 +170,17 @@ def listen(
     from radloom.pipelines.pacs.address import check_ae_title
     from radloom.pipelines.pacs.job import run_job
     from radloom.pipelines.pacs.listen import Listener, Settings
-    from radloom.pipelines.workflow import load_workflow
 
     allowed = tuple(check_ae_title(title) for title in allow or ())
     if not allowed and not _is_loopback(host):
         raise ConfigError(f"expected --allow AET for who may send to {host}, got none")
-    load_workflow(workflow, fast=fast)  # a mistake in it is told now, not when a study is there
     root = incoming or out.resolve().with_name(out.resolve().name + ".incoming")
     require_outside(root, out)
+    from radloom.pipelines.workflow import load_workflow
+
+    if deidentify is not None:
+        pseudonyms(deidentify, out, new=False)
+    load_workflow(workflow, fast=fast)  # a mistake in it is told now, not when a study is there
     tls = tls_of(tls_ca, tls_cert, tls_key)
     given = {
         "--workflow": workflow,

@@ -217,3 +217,13 @@ def limits() -> Limits:
         wait_s=0.01,
         free_bytes=0,
     )
+
+
+@pytest.fixture(scope="session")
+def small_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo study at 4 mm: four series and a localizer, one of them compressed."""
+    from radloom.pipelines.demo import write_demo_study
+
+    folder = tmp_path_factory.mktemp("study")
+    write_demo_study(folder, spacing_mm=4.0)
+    return folder

@@ -43,16 +43,6 @@ def same(objects, before: dict[str, Path], after: dict[str, Path]) -> None:
     assert {uid: found for uid, found in different.items() if found} == {}
 
 
-@pytest.fixture(scope="module")
-def small_study(tmp_path_factory) -> Path:
-    """The demo study at 6 mm: four series and a localizer, one of them compressed."""
-    from radloom.pipelines.demo import write_demo_study
-
-    folder = tmp_path_factory.mktemp("study")
-    write_demo_study(folder, spacing_mm=6.0)
-    return folder
-
-
 @pytest.mark.parametrize("way", ["web", pytest.param("get", marks=pytest.mark.slow)])
 def test_a_study_comes_back_as_it_went_whichever_way(orthanc, tmp_path, objects, small_study, way):
     before = objects.below(small_study)
