@@ -289,7 +289,7 @@ def _loop_of_python(studies: Path, work: Path) -> float:
 def part_nnunet(folder: Path, options: argparse.Namespace) -> Table:
     """Against nnU-Net's own command on a folder."""
     model = write_model(folder / "nnUNetTrainer__nnUNetPlans__3d_fullres")
-    volume = render_head(3.0)
+    volume = render_head(SPACING_MM)
     generator = np.random.default_rng(0)
     plain = folder / "plain"
     plain.mkdir()
@@ -369,7 +369,8 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
-PATCH = (48, 48, 48)
+PATCH = (64, 64, 64)
+SPACING_MM = 4.0
 _RESAMPLING = "resample_data_or_seg_to_shape"
 _STAGES = 3
 
@@ -381,7 +382,7 @@ def _resampling(order: int) -> dict[str, Any]:
 PLANS: dict[str, Any] = {
     "dataset_name": "Dataset901_Batch",
     "plans_name": "nnUNetPlans",
-    "original_median_spacing_after_transp": [3.0, 3.0, 3.0],
+    "original_median_spacing_after_transp": [SPACING_MM] * 3,
     "original_median_shape_after_transp": [64, 80, 64],
     "image_reader_writer": "SimpleITKIO",
     "transpose_forward": [0, 1, 2],
@@ -400,7 +401,7 @@ PLANS: dict[str, Any] = {
             "batch_size": 2,
             "patch_size": list(PATCH),
             "median_image_size_in_voxels": [64.0, 80.0, 64.0],
-            "spacing": [3.0, 3.0, 3.0],
+            "spacing": [SPACING_MM] * 3,
             "normalization_schemes": ["ZScoreNormalization"],
             "use_mask_for_norm": [False],
             "resampling_fn_data": _RESAMPLING,

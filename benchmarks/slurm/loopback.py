@@ -18,6 +18,7 @@ import getpass
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -240,6 +241,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to end"))  # and end what was started
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--install", action="store_true", help="apt-get install first")
     parser.add_argument("--cores", type=int, default=8)

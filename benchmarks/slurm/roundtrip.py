@@ -251,6 +251,7 @@ def as_markdown(results: list[Result]) -> str:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to end"))  # and end what was started
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--install", action="store_true", help="apt-get install SLURM first")
     parser.add_argument("--studies", type=int, default=6)

@@ -120,7 +120,7 @@ def carry_through(tmp_path: Path, scheduler: str) -> RunSummary:
 
 
 @pytest.mark.slow
-def test_a_lost_scheduler_is_said_and_the_same_command_goes_on(tmp_path):
+def test_a_lost_scheduler_is_said_and_the_same_command_goes_on(tmp_path, capfd):
     diary, gate, out = tmp_path / "diary", tmp_path / "gate", tmp_path / "out"
     gate.touch()
     ends: list[str] = []
@@ -140,6 +140,7 @@ def test_a_lost_scheduler_is_said_and_the_same_command_goes_on(tmp_path):
         assert not driver.is_alive(), "the driver still waits for a scheduler that is gone"
     assert "expected the Dask scheduler to stay" in ends[0]
     assert "same command again" in ends[0]
+    assert "distributed" not in "".join(capfd.readouterr())
     assert [row["study"] for row in json.loads((out / "manifest.json").read_text())] == [
         "sub-a_ses-1"
     ]
