@@ -3,13 +3,14 @@
 The folder is made by repeating real series (Siemens MR in two orientations, a body CT) under new
 UIDs, a study each. ``radloom convert``, dcm2niix, dicom2nifti and SimpleITK's GDCM reader turn it
 into .nii.gz in turn, several times; what Radloom wrote is compared with what dcm2niix wrote.
-Measured of each whole process tree: wall time and peak memory (sum of resident sizes, sampled).
-Then discovery alone, in one process, against a plain read of the same bytes; and the peak memory of
-``radloom convert`` on a quarter of the folder.
+Measured of each whole process tree: wall time, processor time and peak memory (sum of resident
+sizes, sampled), medians of the runs, and the size of the files. Then discovery alone, in one
+process, against a plain read of the same bytes; and the peak memory of ``radloom convert`` and of
+discovery on a quarter, a half and all of the folder.
 
 Needs the real scans beside the checkout, the packages dcm2niix and dicom2nifti, and Linux. Run::
 
-    python benchmarks/ingest.py DATA [--files 5000] [--runs 3]
+    python benchmarks/ingest.py DATA [--files 5000] [--runs 1]
 """
 
 from __future__ import annotations
@@ -102,6 +103,10 @@ def n_volumes(out: Path) -> int:
     return sum(1 for _ in out.rglob("*.nii.gz"))
 
 
+def nifti_bytes(out: Path) -> int:
+    return sum(path.stat().st_size for path in out.rglob("*.nii.gz"))
+
+
 def compare(ours: Path, theirs: Path) -> str:
     """How many volumes of Radloom's are dcm2niix's, voxel for voxel in world space."""
     import json
@@ -154,7 +159,8 @@ def convert_in_turn(folder: Path, work: Path, runs: int) -> tuple[Costs, list[st
                 f"{name}: {cost.wall_s:.1f} s, {costs[name][-1][1]:.1f} s of processors", flush=True
             )
             if run == 0:
-                notes.append(f"{name}: {n_volumes(out)} volumes")
+                size = nifti_bytes(out) >> 20
+                notes.append(f"{name}: {n_volumes(out)} volumes, {size} MiB")
         if run == 0:
             notes.append(compare(outs["radloom convert"], outs["dcm2niix"]))
         for out in outs.values():
@@ -213,40 +219,70 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder of the real scans")
     parser.add_argument("--files", type=int, default=5000)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="radloom-bench-") as name:
         work = Path(name)
         n = make_folder(options.data, work / "in", options.files)
-        make_folder(options.data, work / "quarter", options.files // 4)
         rates = discovery_rates(work / "in", options.runs)
         costs, notes = convert_in_turn(work / "in", work, options.runs)
-        quarter = commands(work / "quarter", work / "small")["radloom convert"]
-        small = measured([quarter], work / "log.txt")
-        one = measured([[sys.executable, "-c", DISCOVERY, str(work / "in")]], work / "log.txt")
-        few = measured([[sys.executable, "-c", DISCOVERY, str(work / "quarter")]], work / "log.txt")
+        peaks = [*smaller(options.data, work, options.files), whole(work, n, costs)]
     print(table(costs, n, options.runs))
-    print("\n" + "\n".join(f"| {label} | {rate:,.0f} |" for label, rate in rates.items()))
-    ours = statistics.median(cost.peak_bytes for cost, _ in costs["radloom convert"])
-    print(f"\npeak of radloom convert: {ours / small.peak_bytes:.2f} of that on a quarter")
-    print(f"peak of discovery: {one.peak_bytes >> 20} MiB; on a quarter {few.peak_bytes >> 20} MiB")
+    print("\n| headers, one core | files/s |\n|---|---|")
+    print("\n".join(f"| {label} | {rate:,.0f} |" for label, rate in rates.items()))
+    print(
+        "\n| files | peak of radloom convert, MiB | peak of discovery alone, MiB |\n|---|---|---|"
+    )
+    print("\n".join(f"| {n} | {convert >> 20} | {look >> 20} |" for n, convert, look in peaks))
     print("; ".join(notes))
+
+
+Peaks = tuple[int, int, int]
+"""Files, and the peaks of memory in bytes of converting and of looking at them."""
+
+
+def smaller(data: Path, work: Path, n_files: int) -> list[Peaks]:
+    """On a quarter and on a half of the folder."""
+    peaks = []
+    for share in (4, 2):
+        folder, out = work / f"in{share}", work / f"out{share}"
+        n = make_folder(data, folder, n_files // share)
+        convert = measured([commands(folder, out)["radloom convert"]], work / "log.txt")
+        peaks.append((n, convert.peak_bytes, look_peak(folder, work)))
+        shutil.rmtree(folder)
+        shutil.rmtree(out)
+    return peaks
+
+
+def whole(work: Path, n_files: int, costs: Costs) -> Peaks:
+    """On all of it, as measured already."""
+    ours = int(statistics.median(cost.peak_bytes for cost, _ in costs["radloom convert"]))
+    return n_files, ours, look_peak(work / "in", work)
+
+
+def look_peak(folder: Path, work: Path) -> int:
+    """Of a process that only looks at every header."""
+    return measured([[sys.executable, "-c", DISCOVERY, str(folder)]], work / "log.txt").peak_bytes
 
 
 def table(costs: Costs, n_files: int, runs: int) -> str:
     header = (
         f"{dt.date.today().isoformat()}, {platform.machine()}, {psutil.cpu_count()} cores, "
         f"Python {platform.python_version()}, {n_files} files, median of {runs} runs in turn\n\n"
-        "| | wall time, s | of dcm2niix's | processors, s | peak memory, MiB |\n"
-        "|---|---|---|---|---|\n"
+        "| | wall time, s | of dcm2niix's | processors, s | of dcm2niix's | peak memory, MiB |\n"
+        "|---|---|---|---|---|---|\n"
     )
     reference = statistics.median(cost.wall_s for cost, _ in costs["dcm2niix"])
+    busy = statistics.median(cpu for _, cpu in costs["dcm2niix"])
     rows = []
     for name, several in costs.items():
         wall = statistics.median(cost.wall_s for cost, _ in several)
         peak = statistics.median(cost.peak_bytes for cost, _ in several) / 2**20
         cpu = statistics.median(cpu for _, cpu in several)
-        rows.append(f"| {name} | {wall:.1f} | {wall / reference:.2f} | {cpu:.1f} | {peak:.0f} |")
+        rows.append(
+            f"| {name} | {wall:.1f} | {wall / reference:.2f} "
+            f"| {cpu:.1f} | {cpu / busy:.2f} | {peak:.0f} |"
+        )
     return header + "\n".join(rows)
 
 
