@@ -185,7 +185,10 @@ def run(
         ),
     ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler that runs already.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="A Dask scheduler that runs already; file:PATH: as it wrote."
+        ),
     ] = None,
     only: Annotated[
         str, typer.Option(metavar="STAGE,...", help="Run these alone; take others as they are.")
