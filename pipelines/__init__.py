@@ -20,5 +20,6 @@ What carries them:
   it uses, and what they do, are in :mod:`radloom.pipelines.engine`.
 - :mod:`radloom.pipelines.single`: one image through one method, from file to file.
 - :mod:`radloom.pipelines.export`: files, tables and the manifest.
+- :mod:`radloom.pipelines.status`: what has become of a run.
 - :mod:`radloom.pipelines.demo`: a phantom study to try it on.
 """
