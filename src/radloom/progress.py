@@ -86,7 +86,7 @@ def duration(seconds: float) -> str:
     """Seconds in the two largest units that fit.
 
     >>> duration(7), duration(200), duration(4020), duration(200_000)
-    ('7 s', '3 min 20 s', '1 h 7 min', '2 d 8 h')
+    ('7 s', '3 min 20 s', '1 h 7 min', '2 d 7 h')
     """
     units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
     left, parts = max(0, round(seconds)), list[str]()
