@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date as date_of
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -421,18 +422,27 @@ def _places(sources: Sequence[Any]) -> dict[str, Any]:
 
 def _plane(sources: Sequence[Any]) -> SlicePlane | None:
     position = _floats(_first(sources, "ImagePositionPatient"), 3)
+    grid = _file_grid(sources[0]) if len(sources) == 1 else _grid(sources)
+    if position is None or grid is None:
+        return None
+    cosines, spacing, rows, columns = grid
+    place = (position[0], position[1], position[2])
+    return SlicePlane(place, cosines, spacing, int(rows), int(columns))
+
+
+def _grid(sources: Sequence[Any]) -> tuple[Any, Any, Any, Any] | None:
+    """Direction cosines, pixel spacing, rows and columns: the same for most of a series."""
     cosines = _floats(_first(sources, "ImageOrientationPatient"), 6)
     spacing = _floats(_first(sources, "PixelSpacing"), 2)
     rows, columns = (_first(sources, k) for k in ("Rows", "Columns"))
-    if not (position and cosines and spacing and rows and columns):
+    if not (cosines and spacing and rows and columns):
         return None
-    return SlicePlane(
-        (position[0], position[1], position[2]),
-        (cosines[0], cosines[1], cosines[2], cosines[3], cosines[4], cosines[5]),
-        (spacing[0], spacing[1]),
-        int(rows),
-        int(columns),
-    )
+    return cosines, spacing, rows, columns
+
+
+@Remembered
+def _file_grid(dataset: Any) -> tuple[Any, Any, Any, Any] | None:
+    return _grid([dataset])
 
 
 def _component(sources: Sequence[Any]) -> str:
@@ -586,6 +596,12 @@ def _acquired_s(sources: Sequence[Any]) -> float | None:
     if not moment:
         date = str(_first(sources, "AcquisitionDate", "SeriesDate") or "").strip()
         moment = date + str(_first(sources, "AcquisitionTime") or "").strip() if date else ""
+    return _moment_s(moment)
+
+
+@lru_cache(maxsize=1 << 12)
+def _moment_s(moment: str) -> float | None:
+    """Of YYYYMMDDHHMMSS.FFFFFF; None where it is something else."""
     found = re.match(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d(?:\.\d+)?)", moment)
     if not found:
         return None
@@ -703,6 +719,7 @@ def _is_compressed(syntax: str) -> bool:
     return syntax.startswith("1.2.840.10008.1.2.4") or syntax == "1.2.840.10008.1.2.5"
 
 
+@Remembered
 def _native_bytes(dataset: Any) -> int:
     numbers = [
         _number(dataset, keyword) or 1
