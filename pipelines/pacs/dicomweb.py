@@ -37,6 +37,9 @@ _SINGLY: Final = 32
 _BATCH: Final = 32
 _BATCH_BYTES: Final = 32 << 20
 
+_AS_A_WHOLE: Final = (400, 409, 413, 415, 422, 500)
+"""Statuses by which services turn a whole message away for one of its instances."""
+
 _AS_STORED: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _JSON: Final = "application/dicom+json"
 
@@ -117,7 +120,7 @@ class DicomWeb:
             if not error.passing:
                 raise
             return {f.head.sop_uid: StoreResult("no answer", doubtful=True) for f in batch}
-        if status == 413 and len(batch) > 1:
+        if status in _AS_A_WHOLE and len(batch) > 1 and not (status == 409 and _told(content)):
             return {uid: result for f in batch for uid, result in self._store([f]).items()}
         return _store_results(status, content, batch, self._client)
 

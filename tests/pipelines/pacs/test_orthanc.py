@@ -117,7 +117,7 @@ def test_nothing_is_lost_or_twice_when_the_pacs_is_killed_while_it_takes(
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["web", "get", "move"])
 def test_a_fetch_goes_on_where_the_pacs_was_killed(orthanc, tmp_path, objects, way):
-    paths = objects.write("a", n=80, size=128)
+    paths = objects.write("a", n=60, size=512)  # more than sockets hold on their way
     send(objects.run(tmp_path / "out", paths), peers(orthanc)["web"])
     root = tmp_path / "in"
     killer = threading.Thread(target=_kill_once_there_are, args=(orthanc, root, 20))
@@ -205,3 +205,19 @@ def test_what_we_store_is_what_another_client_retrieves(orthanc, tmp_path, objec
     got = client.retrieve_instance(head.study_uid, head.series_uid, head.sop_uid)
     got.save_as(tmp_path / "got.dcm")
     assert objects.differences(path, tmp_path / "got.dcm") == []
+
+
+@pytest.mark.parametrize("way", ["web", "get"])
+def test_one_bad_object_does_not_keep_the_others_out(orthanc, tmp_path, objects, way):
+    paths = objects.write("a", n=4)
+    content = paths[1].read_bytes()
+    head = objects.stored([paths[1]])[0].head
+    paths[1].write_bytes(
+        content.replace(head.sop_class.encode(), b"1.2.840.10008.5.1.4.1.1.9", 2)[:700]
+    )
+    out = objects.run(tmp_path / "out", paths)
+    summary = send(out, peers(orthanc)[way], limits=QUICK)
+    assert len(orthanc.instances()) == 3 + (4 - 3 - len(summary.failures))
+    assert summary.n_sent == 4 - len(summary.failures)
+    good = {item.head.sop_uid for item in objects.stored([paths[0], *paths[2:]])}
+    assert good <= set(orthanc.instances())
