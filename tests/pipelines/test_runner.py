@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -12,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import cloudpickle
 import numpy as np
@@ -24,11 +27,11 @@ from radloom.errors import ConfigError, InputError, StageFailed
 from radloom.pipelines import runner
 from radloom.pipelines.engine.cluster import Plan, choose_device, plan
 from radloom.pipelines.engine.selection import select
-from radloom.pipelines.runner import run_records
+from radloom.pipelines.runner import Limits, run_records
 from radloom.pipelines.stage import Context, StageResult, read_receipts
 from radloom.pipelines.study import Output, SeriesRecord, Study, StudyRecord
 from radloom.pipelines.workflow import Workflow
-from radloom.shapes import make_volume
+from radloom.voxels import Voxels
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -40,6 +43,7 @@ class Make:
     diary: Path
     name: str = "ingest"
     seconds: float = 0.0
+    is_plain: ClassVar[bool] = True
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.name.encode()).hexdigest()
@@ -56,9 +60,8 @@ class Make:
         time.sleep(self.seconds)
         self.act(study)
         value = int.from_bytes(study.record.study_uid.encode(), "big") % 1000
-        volume = make_volume(
-            np.full((4, 5, 6), value), np.eye(4), modality="MR", units="arbitrary", series_uid="1.2"
-        )
+        array = np.full((1, 4, 5, 6), value, np.float32)
+        volume = Voxels(array, np.eye(4), "MR", "arbitrary", "1.2")
         return StageResult((Output("volume", "t1", f"{self.name}ed", volume),))
 
     def act(self, study: Study) -> None:
@@ -99,6 +102,30 @@ class Raise(Make):
             raise StageFailed("expected two volumes, got one")
         if study.record.subject == "bug":
             raise KeyError("something nobody thought of")
+
+
+@dataclass(frozen=True)
+class Hang(Make):
+    """Never comes back from native code that holds the interpreter."""
+
+    name: str = "denoise"
+
+    def act(self, study: Study) -> None:
+        if study.record.subject == "hang":
+            ctypes.PyDLL(None).sleep(3600)
+
+
+@dataclass(frozen=True)
+class Devour(Make):
+    """Takes more and more memory."""
+
+    name: str = "register"
+
+    def act(self, study: Study) -> None:
+        blocks = []
+        while study.record.subject == "devour" and len(blocks) < 64:
+            blocks.append(np.ones(32 * 2**20, np.uint8))
+            time.sleep(0.05)
 
 
 def record_of(subject: str) -> StudyRecord:
@@ -225,6 +252,58 @@ def test_results_of_another_workflow_stay_unless_they_shall_go(tmp_path):
     prune = select(["ingest"], prune=True)
     assert run_records(records_of("a"), out, one, device="cpu", workers=1, selection=prune).all_done
     assert len(json.loads((out / "manifest.json").read_text())) == 1
+
+
+@dataclass(frozen=True)
+class Timed(Make):
+    """Notes when it begins and ends."""
+
+    def act(self, study: Study) -> None:
+        end = time.time()
+        with self.diary.with_name("times").open("a") as times:
+            times.write(f"{self.name} {end - self.seconds} {end}\n")
+
+
+@pytest.mark.slow
+def test_the_next_study_is_read_while_the_device_works(tmp_path, monkeypatch):
+    """One place on the device, two studies under way: never two compute, and reading overlaps."""
+    monkeypatch.setattr(runner, "plan", lambda *args, **kwargs: Plan(1, 1, 1, 10**10))
+    diary, out = tmp_path / "diary", tmp_path / "out"
+    stages = (Timed(diary, seconds=0.5), Timed(diary, name="denoise", seconds=1.0))
+    summary = run_records(records_of(*"abcdef"), out, Workflow("fake", stages), device="cpu")
+    assert summary.all_done
+    lines = [line.split() for line in (tmp_path / "times").read_text().splitlines()]
+    spans = {
+        name: sorted((float(a), float(b)) for n, a, b in lines if n == name) for name, *_ in lines
+    }
+    computed, read = spans["denoise"], spans["ingest"]
+    assert len(computed) == len(read) == 6
+    pairs = list(itertools.pairwise(computed))
+    assert all(ends <= begins + 0.01 for (_, ends), (begins, _) in pairs)
+    overlap = [any(b < start < e for b, e in computed) for start, _ in read]
+    assert sum(overlap) >= 3
+
+
+@pytest.mark.slow
+def test_a_hung_native_call_and_one_that_takes_all_memory_end_with_their_study(tmp_path):
+    diary, out = tmp_path / "diary", tmp_path / "out"
+    workflow = Workflow("fake", (Make(diary), Hang(diary), Devour(diary)))
+    summary = run_records(
+        records_of("a", "hang", "devour"),
+        out,
+        workflow,
+        device="cpu",
+        workers=1,
+        limits=Limits(memory=800 * 2**20, stage_timeout_s=8),
+    )
+    outcome = {o.study.removeprefix("sub-").removesuffix("_ses-1"): o for o in summary.outcomes}
+    assert outcome["a"].status == "done"
+    assert outcome["hang"].stage == "denoise"
+    assert "came to no end in 8 s" in outcome["hang"].reason
+    assert outcome["devour"].stage == "register"
+    assert "memory ran out" in outcome["devour"].reason
+    (receipt,) = [r for r in read_receipts(out) if r.stage == "register" and r.status == "failed"]
+    assert receipt.reason == outcome["devour"].reason
 
 
 def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
