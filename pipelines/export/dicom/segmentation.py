@@ -47,6 +47,7 @@ from radloom.pipelines.export.dicom.references import code_item, series_referenc
 from radloom.pipelines.export.dicom.result import Desk, ObjectSeries, content_digest
 from radloom.pipelines.export.dicom.source import SourceSeries
 from radloom.pipelines.export.dicom.structures import Structure, centroid_mm, structures_of
+from radloom.pipelines.export.dicom.uids import make_uid
 from radloom.pipelines.export.naming import SPACE_LABELS
 from radloom.pipelines.receipts.receipt import Check
 from radloom.pipelines.study import Output, Study
@@ -71,6 +72,9 @@ __all__ = [
 Form = Literal["BINARY", "LABELMAP"]
 
 Labels = npt.NDArray[np.integer]
+
+MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
+"""A class of single-frame images."""
 
 CENTROID_TOLERANCE_MM = 0.15
 """How far a structure may lie from where it was meant: what header positions may differ from an
@@ -222,7 +226,8 @@ def _stand_ins(grid: LabelGrid) -> list[Dataset]:
     """A single-frame header for each slice of the labels, that highdicom takes places from.
 
     Sources differ in more than it knows of (several multi-frame files, mosaics, no
-    SliceThickness), so it is shown one kind of image; what refers to the source is set after it.
+    SliceThickness), so it is shown one kind of image; what refers to the source is set after it,
+    and so are the names of persons, which highdicom would quote in the log.
     """
     from pydicom.dataset import Dataset
 
@@ -236,7 +241,11 @@ def _stand_ins(grid: LabelGrid) -> list[Dataset]:
             "FrameOfReferenceUID": grid.source.frame_of_reference_uid,
             "StudyDate": header.get("StudyDate") or None,
             "StudyTime": header.get("StudyTime") or None,
+            "PatientName": "Stand^In",
+            "ReferringPhysicianName": None,
         }
+        if not grid.is_own or grid.source.is_multiframe:
+            own |= {"SOPClassUID": MR_IMAGE, "SOPInstanceUID": make_uid("stand-in", str(k))}
         stand_in = Dataset()  # a value set on an element taken over would be set in the source too
         stand_in.update({e.tag: e for e in header if e.keyword not in (*_PLACES, *own)})
         for keyword, value in own.items():

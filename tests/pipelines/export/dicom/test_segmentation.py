@@ -182,6 +182,15 @@ def test_labels_on_a_grid_of_their_own_keep_their_place(label_phantom, form):
     assert np.allclose(apply_affine(back, where.mean(0)), apply_affine(affine, (22, 20, 7)))
 
 
+def test_no_name_is_logged(label_phantom, caplog):
+    phantom = label_phantom("axial")
+    for header in phantom.grid.source.datasets:
+        header.PatientName, header.ReferringPhysicianName = "Onepart", "Another"
+    dataset = read_file_bytes(written(phantom, "BINARY"))
+    assert (dataset.PatientName, dataset.ReferringPhysicianName) == ("Onepart", "Another")
+    assert caplog.text == ""
+
+
 def test_the_source_stays_as_it_was(label_phantom):
     phantom = label_phantom("axial")
     before = [header.to_json() for header in phantom.grid.source.datasets]
@@ -215,6 +224,8 @@ def test_frames_of_a_multi_frame_source_are_named_by_number(label_phantom):
     header = Dataset()
     header.update(phantom.grid.source.first)
     header.NumberOfFrames = 20
+    del header.SOPClassUID
+    header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
     order = tuple((0, frame) for frame in reversed(range(20)))
     source = replace(phantom.grid.source, datasets=(header,), slices=order)
     enhanced = replace(
