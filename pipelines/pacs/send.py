@@ -227,7 +227,8 @@ class _Sending:
             if not result.accepted:
                 self._fail(file, result.status)
         self._ledger.note(*entries)
-        return again
+        # what may have broken the connection goes last, so that it keeps nothing else out
+        return sorted(again, key=lambda item: item[1].doubtful)
 
     def _store(self, files: Sequence[Stored]) -> tuple[PacsFailed | None, dict[str, StoreResult]]:
         if self._gone is not None:

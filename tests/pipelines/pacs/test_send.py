@@ -171,3 +171,20 @@ def test_the_ledger_names_nobody_and_no_time(tmp_path, objects, limits):
         "destination", "sop_uid", "sha256", "event", "status",
     }  # fmt: skip
     assert "SECRET" not in (out / LEDGER).read_text()
+
+
+def test_an_instance_that_breaks_every_connection_keeps_no_other_out(tmp_path, objects, limits):
+    out = objects.run(tmp_path / "out", objects.write("a", n=4))
+    bad = min(objects.below(out))
+    pacs = FakePacs()
+    broken: list[bool] = []
+
+    def step(_, uid):
+        if uid == bad:
+            broken.append(True)
+            return StoreResult("no answer", doubtful=True)
+        return None if broken and broken.pop() else OK
+
+    pacs.script = [step] * 99
+    summary = go(out, pacs, limits)
+    assert (summary.n_sent, len(summary.failures)) == (3, 1)
