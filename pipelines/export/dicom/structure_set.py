@@ -206,6 +206,8 @@ def _contours(
         # as bytes: a number that pydicom holds takes thirty times the memory of its digits
         tag = Tag(CONTOUR_DATA)
         item[tag] = RawDataElement(tag, "DS", len(text), text, 0, True, True)  # noqa: FBT003
+        # pydicom leaves elements alone only in items that say they are in the file's encoding
+        item.set_original_encoding(True, True, item._character_set)  # noqa: FBT003
         items.append(item)
     drawn = Dataset()
     drawn.ROIDisplayColor = list(structure.rgb)
