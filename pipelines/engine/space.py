@@ -41,8 +41,8 @@ def require_space(out: Path, needed: int) -> None:
     free = shutil.disk_usage(out).free
     if free < needed:
         raise ConfigError(
-            f"expected at least {_gb(needed)} free for what is left to do in <{out}>, found "
-            f"{_gb(free)}: make room, or name another folder"
+            f"expected at least {_size(needed)} free for what is left to do in <{out}>, found "
+            f"{_size(free)}: make room, or name another folder"
         )
 
 
@@ -77,5 +77,5 @@ _TROUBLE = tuple(
 )
 
 
-def _gb(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.1f} GB"
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
