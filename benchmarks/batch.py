@@ -550,7 +550,7 @@ def main() -> None:
     for name in options.parts or PARTS:
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="batch-", dir=options.at) as folder:
-            print(PARTS[name](Path(folder), options).markdown(), flush=True)
+            print(PARTS[name](Path(folder).resolve(), options).markdown(), flush=True)
         print(f"({name}: {time.perf_counter() - begin:.0f} s)\n", flush=True)
 
 
