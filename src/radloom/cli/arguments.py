@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -131,14 +131,14 @@ def require_outside(path: Path, out: Path) -> None:
         raise ConfigError(f"expected <{path}> outside of <{out}>: what leads back stays apart")
 
 
-def export_parameters(kinds: str | None) -> dict[str, dict[str, list[str]]]:
+def export_parameters(kinds: str | None) -> dict[str, dict[str, Any]]:
     """Parameters of the stage `export`, for ``load_workflow``; none where nothing was asked."""
     if kinds is None:
         return {}
     from radloom.pipelines.export.dicom.stage import OBJECTS
 
     named = [kind.strip() for kind in kinds.split(",") if kind.strip()]
-    given = {("all",): list(OBJECTS), ("none",): []}.get(tuple(named), named)
+    given = {"all": list(OBJECTS), "none": []}.get(",".join(named), named)
     return {"export": {"objects": given}}
 
 

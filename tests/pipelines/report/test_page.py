@@ -14,9 +14,9 @@ import pytest
 
 from radloom.pipelines.receipts.receipt import Check, OutputRecord, Receipt, write_receipt
 from radloom.pipelines.receipts.records import write_record
+from radloom.pipelines.report.bars import bar_of
 from radloom.pipelines.report.canvas import _png
 from radloom.pipelines.report.cohort import read_cohort, scale_of
-from radloom.pipelines.report.bars import bar_of
 from radloom.pipelines.report.page import render_page, write_report
 from radloom.pipelines.study import SeriesRecord, StudyRecord
 
