@@ -49,7 +49,7 @@ def stored_form(values: npt.NDArray[Any], *, hounsfield: bool = False) -> Stored
     65535 steps, with one over 32767 on either side.
 
     >>> stored_form(np.array([0.0, 1.5]))
-    StoredForm(slope=2.28885e-05, signed=False)
+    StoredForm(slope=2.28886e-05, signed=False)
     >>> stored_form(np.array([-1024.0, 60.25]), hounsfield=True)
     StoredForm(slope=1.0, signed=True)
     """
