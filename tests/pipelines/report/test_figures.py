@@ -12,7 +12,6 @@ import torch
 from radloom.geometry import Affine, apply_affine
 from radloom.pipelines.report.canvas import N_GREYS, N_HUES, hue_index, palette
 from radloom.pipelines.report.figures import (
-    GRIDS,
     draw_denoise,
     draw_ingest,
     draw_register,
@@ -20,6 +19,7 @@ from radloom.pipelines.report.figures import (
     draw_translate,
     label_hues,
 )
+from radloom.pipelines.report.pictures import GRIDS
 from radloom.pipelines.report.planes import PLANES, View, foreground, head_view, sample_planes
 from radloom.pipelines.report.windows import BONE, BRAIN, residual_window, robust_window
 from radloom.shapes import Volume, like, make_label, make_volume
