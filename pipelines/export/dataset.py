@@ -20,6 +20,7 @@ IGNORED = (
     "/*.yaml",
     "/report/",
     "/logs/",
+    "/sent/",
     "/manifest.json",
     "**/figures/",
     "**/dicom/",

@@ -28,8 +28,8 @@ ROOT_FILES = {
 }  # fmt: skip
 """What a run writes at the root of OUT beside its receipts."""
 
-ROOT_FOLDERS = {STAGES_FOLDER, "logs", "report"}
-"""What of it is made anew by every run, or only says how a run went."""
+ROOT_FOLDERS = {STAGES_FOLDER, "logs", "report", "sent"}
+"""What of it is made anew by every run, or only says how a run or a sending went."""
 
 STUDY_FILES = {"study.json", ".lock", "running.json"}
 STAGE_FILES = {"stage.json", "claims.json"}

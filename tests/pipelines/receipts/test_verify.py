@@ -17,7 +17,7 @@ def whole(results, make):
     write_tables(results)
     for name in (".lock", "workflow.yaml", "run.jsonl", "report.html", "stages/sub-a_ses-1/.lock"):
         (results / name).touch()
-    for name in ("logs/worker-0.log", "report/sub-a_ses-1.html"):
+    for name in ("logs/worker-0.log", "report/sub-a_ses-1.html", "sent/ledger.jsonl"):
         (results / name).parent.mkdir()
         (results / name).touch()
     return results
