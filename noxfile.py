@@ -47,8 +47,8 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """The long tests: real sizes, real scans, processes killed on the way.
 
-    A process for each file: with all of them in one, elastix, GDCM, PyTorch and TensorBoard
-    together, the interpreter once crashed at its end, after the summary; nobody has traced it.
+    A process for each file, so that no more native libraries meet in one than a user's own would
+    load; see ``pytest_unconfigure`` in ``tests/conftest.py``.
     """
     for path in sorted(Path("tests").rglob("test_*.py")):
         if "mark.slow" in path.read_text(encoding="utf-8"):

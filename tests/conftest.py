@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from radloom.pipelines.demo import DemoTruth
     from radloom.transforms.synthesis.phantom import HeadPhantom
 
+STATUS = pytest.StashKey[int]()
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -79,3 +82,22 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
         anatomy = Anatomy(f"phantom_{seed}", structures, 4.0)
         (folder / f"{anatomy.name}.npz").write_bytes(pack_anatomy(anatomy))
     return folder
+
+
+def pytest_sessionfinish(session, exitstatus):
+    session.config.stash[STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    """Ends the process with the tests' status, before the interpreter takes itself apart.
+
+    With ITK, GDCM, PyTorch and TensorBoard in one process that part crashed now and then, after the
+    summary of thousands of tests that had passed; nobody has traced it. How ``radloom`` itself ends
+    is looked at by the tests that start it as a process.
+    """
+    status = config.stash.get(STATUS, None)
+    if status is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
