@@ -11,7 +11,7 @@ import torch
 from radloom.errors import MissingWeights
 from radloom.models.checkpoints import load_checkpoint
 
-__all__ = ["infer"]
+__all__ = ["infer", "load_weights"]
 
 
 def infer(
@@ -39,13 +39,7 @@ def infer(
     """
     from monai.data import MetaTensor
 
-    path = Path(weights)
-    if not path.is_file():
-        raise MissingWeights(
-            f"expected the weights <{path.parent.name}/{path.name}>, which are absent: train them "
-            "(configs/train.yaml), or give --bundle_root if the command runs elsewhere"
-        )
-    network.load_state_dict(load_checkpoint(path))
+    load_weights(network, weights)
     prepared = dict(preprocessing(dict(data)))
     image = prepared["image"]
     with torch.inference_mode():
@@ -53,3 +47,18 @@ def infer(
         pred = inferer(batch, network.to(device).eval())[0].to(image.device).clone()
     prepared["pred"] = MetaTensor(pred, affine=image.affine)
     return dict(postprocessing(prepared))
+
+
+def load_weights(network: torch.nn.Module, weights: str) -> None:
+    """Fills `network` with the state in a file.
+
+    Raises:
+        MissingWeights: the file is not there.
+    """
+    path = Path(weights)
+    if not path.is_file():
+        raise MissingWeights(
+            f"expected the weights <{path.parent.name}/{path.name}>, which are absent: train them "
+            "(configs/train.yaml), or give --bundle_root if the command runs elsewhere"
+        )
+    network.load_state_dict(load_checkpoint(path))

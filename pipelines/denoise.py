@@ -45,7 +45,7 @@ _REVISION = 1
 """Raised when the same parameters give other voxels."""
 
 _BYTES_PER_VOXEL = {"nlm": 40, "tv": 72, "network": 72, "dip": 72, "bm4d": 400}
-"""Measured peaks, estimation of the noise and checks included, rounded up."""
+"""Peaks, estimation of the noise and checks included: of nlm and tv measured, the rest guessed."""
 
 _BYTES_PER_WINDOW = {"network": 3 * 2**30, "dip": 2 * 2**30}
 """Features of a window of 128^3; of a block of 96^3 with its gradients. Estimates from above."""

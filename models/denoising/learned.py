@@ -15,20 +15,15 @@ from torch.nn import functional
 
 from radloom.errors import InputError, MissingWeights
 from radloom.models.bundles import bundle_sha256, find_bundle, load_bundle
-from radloom.models.checkpoints import load_checkpoint
+from radloom.models.denoising.network import FLOOR, HU_UNIT
+from radloom.models.inference import load_weights
 
-__all__ = ["BUNDLES", "FLOOR", "Denoiser", "bundle_of", "denoise_with_network", "shipped_denoiser"]
+__all__ = ["BUNDLES", "Denoiser", "bundle_of", "denoise_with_network", "shipped_denoiser"]
 
 Floats = npt.NDArray[np.float32]
 
 BUNDLES = {"MR": "head_mr_denoising", "CT": "head_ct_denoising"}
 """DICOM modality -> the bundle that was trained for it."""
-
-FLOOR = 0.004
-"""The least noise level that the network is told, in its own units, as in its training."""
-
-HU_UNIT = 1000.0
-"""CT is given to the network in thousands of HU."""
 
 STRIDE = 8
 """Windows are padded to multiples of this, which the network's own halvings ask for."""
@@ -55,13 +50,7 @@ class Denoiser:
         Raises:
             MissingWeights: the file is not there.
         """
-        path = Path(weights)
-        if not path.is_file():
-            raise MissingWeights(
-                f"expected the weights <{path.parent.name}/{path.name}>, which are absent: train "
-                "them (configs/train.yaml), or choose another method"
-            )
-        network.load_state_dict(load_checkpoint(path))
+        load_weights(network, weights)
         return cls.of_inferer(network, inferer, device)
 
     @classmethod

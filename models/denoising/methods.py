@@ -13,7 +13,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from radloom.errors import ConfigError, GridMismatch, InputError
+from radloom.errors import ConfigError, InputError
 from radloom.geometry import spacing_of
 from radloom.models.denoising.bm4d import block_matching
 from radloom.models.denoising.learned import Denoiser, denoise_with_network, shipped_denoiser
@@ -53,7 +53,7 @@ class How:
     fast: bool = False
     """Less work for a weaker result; the network and BM4D know no less."""
     n_threads: int = 1
-    """Of the CPU; no result but that of BM4D may depend on it."""
+    """Of the CPU; the results of nlm and tv do not depend on it."""
     device: torch.device | None = None
     """Where network and deep image prior run; None: the CPU."""
     guide: npt.ArrayLike | None = None
@@ -116,7 +116,7 @@ def _without_weights(
         return deep_image_prior(
             values,
             sigma,
-            guide=_guide(how.guide, values.shape),
+            guide=how.guide,
             rician=rician,
             settings=settings,
             device=how.device or torch.device("cpu"),
@@ -130,20 +130,6 @@ def _without_weights(
         )
     chosen = NonLocalMeans(search_radius=FAST_SEARCH_RADIUS if how.fast else 2, rician=rician)
     return non_local_means(values, sigma, spacing=spacing, settings=chosen, n_threads=how.n_threads)
-
-
-def _guide(guide: npt.ArrayLike | None, shape: tuple[int, ...]) -> Floats | None:
-    if guide is None:
-        return None
-    values = np.asarray(guide, dtype=np.float32)
-    if values.shape != shape:
-        raise GridMismatch(
-            f"expected a guide on the grid of the image, {shape}, got {values.shape}: register it "
-            "to the image first"
-        )
-    if not np.isfinite(values).all():
-        raise InputError("expected a finite guide, got NaN or infinity: mask or replace them first")
-    return values
 
 
 class Denoised(MapTransform):  # type: ignore[misc]

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-__all__ = ["NoiseResidual"]
+__all__ = ["FLOOR", "HU_UNIT", "NoiseResidual"]
+
+FLOOR = 0.004
+"""The least noise level that the network is told, in its own units, in training and after it."""
+
+HU_UNIT = 1000.0
+"""CT is given to the network in thousands of HU."""
 
 
 class NoiseResidual(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here

@@ -96,7 +96,7 @@ def deep_image_prior(
         device: where it runs; None: the CPU, on which a head of 1 mm takes hours.
 
     Raises:
-        InputError: the image is not 3D.
+        InputError: the image is not 3D, or the guide not finite.
         GridMismatch: the guide has another shape.
     """
     settings = settings or DeepPrior()
@@ -106,8 +106,11 @@ def deep_image_prior(
     other = None if guide is None else np.asarray(guide, dtype=np.float32)
     if other is not None and other.shape != values.shape:
         raise GridMismatch(
-            f"expected a guide on the grid of the image, {values.shape}, got {other.shape}"
+            f"expected a guide on the grid of the image, {values.shape}, got {other.shape}: "
+            "register it to the image first"
         )
+    if other is not None and not np.isfinite(other).all():
+        raise InputError("expected a finite guide, got NaN or infinity: mask or replace them first")
     if sigma == 0 or values.size == 0 or values.min() == values.max():
         return values
     low = 0.0 if rician else float(values.min())

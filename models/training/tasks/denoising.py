@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from radloom.models.denoising.network import FLOOR, HU_UNIT
 from radloom.models.training.pictures import Picture
 from radloom.models.training.task import Sample, weighted_mean
 from radloom.transforms.synthesis.draws import Range, log_uniform
@@ -28,7 +29,7 @@ class Denoising:
     """Of a voxel outside the head."""
     level_error: Range = (0.8, 1.25)
     """The noise map is off by a factor from this range, as an estimated one is."""
-    floor: float = 0.004
+    floor: float = FLOOR
     """The least noise level that the network is told and that errors are measured in."""
     modality: str = "mr"
     """``mr`` or ``ct``."""
@@ -46,7 +47,7 @@ class Denoising:
     def prepare(self, sample: Sample, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Input: noisy image and noise map; HU are divided by 1000."""
         names = self.wanted
-        scale = 1e-3 if self.modality == "ct" else 1.0
+        scale = 1 / HU_UNIT if self.modality == "ct" else 1.0
         noisy, clean = (scale * sample[name].float() for name in names[:2])
         sigma = scale * sample[names[2]].float() if names[2] in sample else _rms(noisy - clean)
         told = (sigma * log_uniform(generator, self.level_error)).clamp_min(self.floor)

@@ -137,9 +137,15 @@ def export_parameters(kinds: str | None) -> dict[str, dict[str, Any]]:
         return {}
     from radloom.pipelines.export.dicom.stage import OBJECTS
 
-    named = [kind.strip() for kind in kinds.split(",") if kind.strip()]
-    given = {"all": list(OBJECTS), "none": []}.get(",".join(named), named)
-    return {"export": {"objects": given}}
+    named = words(kinds)
+    groups: dict[tuple[str, ...], tuple[str, ...]] = {("all",): tuple(OBJECTS), ("none",): ()}
+    given = groups.get(named, named)
+    return {"export": {"objects": list(given)}}
+
+
+def words(text: str) -> tuple[str, ...]:
+    """``a, b`` as ("a", "b")."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def require_folder(path: Path) -> None:

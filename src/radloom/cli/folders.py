@@ -30,6 +30,7 @@ from radloom.cli.arguments import (
     index_file,
     pseudonyms,
     threads,
+    words,
 )
 from radloom.cli.shell import ALL_DONE, SOME_FAILED, app, guarded, say, spinner, wide_console
 from radloom.cli.source import Source, with_source
@@ -153,19 +154,7 @@ def convert(
     asked |= {"philips_scaling": "floating_point"} if philips_float else {}
     asked |= _ingest_parameters(roles, deface=deface)
     workflow = load_workflow("head", only=("ingest",), parameters={"ingest": asked})
-    names = pseudonyms(deidentify, out, new=new_key)
-    folder, complete = source.folder(studies, out)
-    _finish(
-        _run(
-            folder,
-            out,
-            workflow,
-            deidentify=names,
-            index=index_beside(index_file(folder, index, no_index), out, deidentify),
-            readers=threads(),
-        ),
-        complete=complete,
-    )
+    _carry(source, studies, out, workflow, (deidentify, new_key), (index, no_index))
 
 
 @app.command()
@@ -237,41 +226,57 @@ def run(
 
     selection = select(
         [stage.name for stage in loaded.stages],
-        only=_words(only),
+        only=words(only),
         start=start,
-        redo=_words(redo),
+        redo=words(redo),
         prune=prune,
     )
-    names = pseudonyms(deidentify, out, new=new_key)
-    folder, complete = source.folder(studies, out)
-    _finish(
-        _run(
-            folder,
-            out,
-            loaded,
-            device=device,
-            workers=workers,
-            scheduler=scheduler,
-            trust=trust,
-            selection=selection,
-            limits=Limits(None if memory is None else int(memory * 1e9), stage_timeout),
-            deidentify=names,
-            index=index_beside(index_file(folder, index, no_index), out, deidentify),
-            readers=threads(),
-        ),
-        complete=complete,
+    _carry(
+        source,
+        studies,
+        out,
+        loaded,
+        (deidentify, new_key),
+        (index, no_index),
+        device=device,
+        workers=workers,
+        scheduler=scheduler,
+        trust=trust,
+        selection=selection,
+        limits=Limits(None if memory is None else int(memory * 1e9), stage_timeout),
     )
+
+
+def _carry(
+    source: Source,
+    studies: Studies,
+    out: Path,
+    workflow: Workflow,
+    key: tuple[Path | None, bool],
+    index: tuple[Path | None, bool],
+    **options: Any,
+) -> None:
+    """What `convert` and `run` share: names by the key, studies fetched or found, all through."""
+    key_file, new = key
+    names = pseudonyms(key_file, out, new=new)
+    folder, complete = source.folder(studies, out)
+    remembered = index_beside(index_file(folder, *index), out, key_file)
+    summary = _run(
+        folder,
+        out,
+        workflow,
+        deidentify=names,
+        index=remembered,
+        readers=threads(),
+        **options,
+    )
+    _finish(summary, complete=complete)
 
 
 def _ingest_parameters(roles: Path | None, *, deface: bool) -> dict[str, Any]:
     """Parameters of the ingest stage that replace those of the workflow."""
     asked: dict[str, Any] = {} if roles is None else {"roles": str(roles.resolve())}
     return {**asked, "deface": True} if deface else asked
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """``a, b`` as ("a", "b")."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _run(studies: Path, out: Path, workflow: Workflow, **options: Any) -> RunSummary:

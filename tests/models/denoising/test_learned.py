@@ -9,12 +9,12 @@ from monai.inferers import SlidingWindowInferer
 
 from radloom.errors import InputError, MissingWeights
 from radloom.models.denoising.learned import (
-    FLOOR,
     Denoiser,
     bundle_of,
     denoise_with_network,
     shipped_denoiser,
 )
+from radloom.models.denoising.network import FLOOR
 
 
 class Backbone(torch.nn.Module):
