@@ -13,18 +13,35 @@ from radloom.models.training.sources import Source
 from radloom.models.training.stream import Batch
 from radloom.models.training.task import Task
 
-__all__ = ["crop", "draw_batches", "draw_case"]
+__all__ = ["Kept", "crop", "draw_batches", "draw_case"]
+
+Kept = dict[int, tuple[int, Batch]]
+"""Slot -> the sample that it holds, and which in the slot's row it is."""
 
 
 def draw_batches(
-    source: Source, task: Task, settings: TrainingSettings, step: int, rank: int
+    source: Source,
+    task: Task,
+    settings: TrainingSettings,
+    step: int,
+    rank: int,
+    kept: Kept | None = None,
 ) -> list[Batch]:
-    """One batch for each pass of a step, of ``batch_size`` samples with their crops."""
-    slots = range(settings.accumulate * settings.batch_size)
-    windows = [
-        _windows(source, task, settings, generator_at(settings.seed, step, rank, slot))
-        for slot in slots
-    ]
+    """One batch for each pass of a step, of ``batch_size`` samples with their crops.
+
+    Where samples serve several steps (`TrainingSettings.reuse`), the slots take turns in getting
+    new ones, and `kept` holds them from step to step; what a step gets does not depend on it.
+    """
+    kept = {} if kept is None else kept
+    n_slots = settings.accumulate * settings.batch_size
+    windows = []
+    for slot in range(n_slots):
+        turn = (step + slot * settings.reuse // n_slots) // settings.reuse
+        if slot not in kept or kept[slot][0] != turn:
+            place = generator_at(settings.seed, turn, rank, slot)
+            kept[slot] = (turn, source.sample(task.wanted, place, pair=task.pairs))
+        place = generator_at(settings.seed, "windows", step, rank, slot)
+        windows.append(_windows(kept[slot][1], task, settings, place))
     size = settings.batch_size
     return [
         _stacked([window for one in windows[n : n + size] for window in one])
@@ -35,7 +52,8 @@ def draw_batches(
 def draw_case(source: Source, task: Task, settings: TrainingSettings, index: int) -> Batch:
     """One case of the validation, as a batch of one."""
     generator = generator_at(settings.seed, "validation", index)
-    return _stacked(_windows(source, task, settings, generator)[:1])
+    sample = source.sample(task.wanted, generator, pair=task.pairs)
+    return _stacked(_windows(sample, task, settings, generator)[:1])
 
 
 def crop(batch: Batch, shape: Sequence[int], generator: torch.Generator) -> Batch:
@@ -62,9 +80,8 @@ def crop(batch: Batch, shape: Sequence[int], generator: torch.Generator) -> Batc
 
 
 def _windows(
-    source: Source, task: Task, settings: TrainingSettings, generator: torch.Generator
+    sample: Batch, task: Task, settings: TrainingSettings, generator: torch.Generator
 ) -> list[Batch]:
-    sample = source.sample(task.wanted, generator, pair=task.pairs)
     if settings.crop_shape is None:
         return [task.prepare(sample, generator)]
     whole = task.prepare(sample, generator)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from radloom.models.checkpoints import load_checkpoint
-from radloom.models.training.batches import draw_batches
+from radloom.models.training.batches import Kept, draw_batches
 from radloom.models.training.draws import seed_at
 from radloom.models.training.ema import Ema, export_weights, halved
 from radloom.models.training.handlers import Clock, Curve, Every
@@ -99,6 +99,7 @@ class _Run:
         self.validation_source = validation.to(own.device) if validation else self.source
         self.writer = self._open_writer(stack)
         self.saved = -1
+        self.kept: Kept = {}
 
     def run(self) -> int:
         start = self._resume()
@@ -117,7 +118,7 @@ class _Run:
             torch.backends.cudnn.benchmark = tuned
 
     def _draw(self, step: int) -> list[dict[str, torch.Tensor]]:
-        return draw_batches(self.source, self.task, self.settings, step, self.own.rank)
+        return draw_batches(self.source, self.task, self.settings, step, self.own.rank, self.kept)
 
     def _train(self, stream: BatchStream, start: int) -> int:
         from monai.engines import SupervisedTrainer

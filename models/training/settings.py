@@ -33,6 +33,9 @@ class TrainingSettings:
     """(I, J, K) of the windows cut at random from a sample; None: whole samples."""
     crops: int = 1
     """Windows from each sample."""
+    reuse: int = 1
+    """Steps that a sample serves, with other windows each; for samples that take longer to make
+    than the step takes that learns from them, as on a CPU."""
     warmup_steps: int = 200
     """The learning rate rises from 0, over a tenth of `max_steps` at most."""
     decay_share: float = 0.2
@@ -62,7 +65,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         counts = (
-            "max_steps", "batch_size", "accumulate", "crops", "validate_every",
+            "max_steps", "batch_size", "accumulate", "crops", "reuse", "validate_every",
             "checkpoint_every", "keep_checkpoints", "log_every",
         )  # fmt: skip
         for name in counts:

@@ -25,3 +25,17 @@ def test_the_noise_is_taken_off_in_its_own_units() -> None:
     found = NoiseResidual(First())(torch.cat([image, sigma], 1))
     assert abs(float(found[0, 0, 4, 4, 4]) - (0.5 + 0.1 / 27)) < 1e-6
     assert abs(float(found[0, 0, 0, 0, 0]) - 0.5) < 1e-6
+
+
+class Details(torch.nn.Module):
+    """Of eight voxels a channel: image, level, detail; gives the details back."""
+
+    def forward(self, x):
+        return x[:, 16:24]
+
+
+def test_folding_keeps_each_voxel_in_its_place() -> None:
+    image = torch.rand(2, 1, 8, 6, 4, generator=torch.Generator().manual_seed(0))
+    pair = torch.cat([image, torch.full_like(image, 0.1)], 1)
+    folded, plain = NoiseResidual(Details(), fold=2)(pair), NoiseResidual(First())(pair)
+    assert torch.equal(folded, plain)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from radloom.errors import ConfigError
-from radloom.models.training.batches import crop, draw_batches, draw_case
+from radloom.models.training.batches import Kept, crop, draw_batches, draw_case
 from radloom.models.training.settings import TrainingSettings
 from radloom.models.training.sources import open_source
 from radloom.models.training.tasks.denoising import Denoising
@@ -32,6 +34,24 @@ def test_a_sample_belongs_to_seed_step_rank_and_slot(source) -> None:
     images += [b["image"][0] for b in draw_batches(source, Denoising(), settings, 5, 1)[:1]]
     images += [draw_case(source, Denoising(), settings, 0)["image"][0]]
     assert not any(torch.equal(a, b) for n, a in enumerate(images) for b in images[n + 1 :])
+
+
+def test_samples_serve_several_steps_and_change_in_turn(source) -> None:
+    settings = TrainingSettings(batch_size=2, reuse=4)
+    kept: Kept = {}
+    rows = [draw_batches(source, Denoising(), settings, n, 0, kept)[0]["clean"] for n in range(9)]
+    same = [[torch.equal(a[slot], b[slot]) for a, b in pairwise(rows)] for slot in (0, 1)]
+    assert [n for n in range(8) if not same[0][n]] == [3, 7]
+    assert [n for n in range(8) if not same[1][n]] == [1, 5]
+    alone = draw_batches(source, Denoising(), settings, 6, 0)[0]["clean"]
+    assert torch.equal(alone, rows[6])
+
+
+def test_windows_of_a_kept_sample_differ(source) -> None:
+    settings = TrainingSettings(batch_size=1, reuse=9, crop_shape=(8, 8, 8))
+    kept: Kept = {}
+    rows = [draw_batches(source, Denoising(), settings, n, 0, kept)[0]["image"] for n in range(4)]
+    assert not any(torch.equal(a, b) for a, b in pairwise(rows))
 
 
 def test_crops_show_the_same_place_of_every_tensor() -> None:
