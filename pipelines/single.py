@@ -16,6 +16,9 @@ from radloom.shapes import Volume, affine_of, array_of, make_label, spatial_shap
 
 if TYPE_CHECKING:
     from radloom.models.denoising.methods import Method
+    from radloom.pipelines.stage import Check
+    from radloom.pipelines.stage import Check
+    from radloom.shapes import LabelVolume
 
 __all__ = [
     "ENDINGS",
@@ -97,29 +100,42 @@ def register_files(
     *,
     transform: TransformKind,
     parameter_files: Sequence[Path] = (),
+    fixed_mask: Path | None = None,
+    moving_mask: Path | None = None,
     labels: Sequence[tuple[Path, Path]] = (),
+    points: Sequence[tuple[Path, Path]] = (),
     save_transform: Path | None = None,
     n_threads: int,
-) -> Path | None:
-    """Writes `moving` on the grid of `fixed` to `out`, labels likewise, and the transform.
+) -> tuple[Path | None, tuple[Check, ...]]:
+    """Writes `moving` on the grid of `fixed` to `out`, labels and points likewise, the transform.
 
-    Each of `labels` is a label image on the space of `moving`, and where to write it on the grid
-    of `fixed`. The result is where the transform lies, if it was asked for.
+    Each of `labels` is a label image in the space of `moving`, and where to write it on the grid
+    of `fixed`; each of `points` a file of points in the space of `moving`, and where to write them
+    in that of `fixed`. The masks are images, above zero where to look.
+
+    Returns:
+        Where the transform lies, if it was asked for, and the checks of the registration.
     """
     from radloom.pipelines.ingest import read_image
     from radloom.pipelines.register import register_images
     from radloom.transforms.itk_files import write_transform
+    from radloom.transforms.points import point_suffix, read_points
     from radloom.transforms.spatial import resample
 
     for path in (out, *(written for _, written in labels)):
         require_writable(path)
+    for source, written in points:
+        _require_same_suffix(point_suffix(source), written)
     fixed_volume, moving_volume = read_image(fixed), read_image(moving)
     given = [(read_image(source), written) for source, written in labels]
+    lists = [(read_points(source), written) for source, written in points]
     found = register_images(
         fixed_volume,
         moving_volume,
         transform=transform,
         parameter_files=tuple(parameter_files),
+        fixed_mask=_read_mask(fixed_mask),
+        moving_mask=_read_mask(moving_mask),
         n_threads=n_threads,
     )
     write_image(found.warped_moving, out)
@@ -129,19 +145,70 @@ def register_files(
             label, found.moving_from_fixed, affine, shape, interpolation="nearest", default=0.0
         )
         write_image(make_label(array_of(moved), affine), written)
-    return write_transform(found.moving_from_fixed, save_transform) if save_transform else None
+    for listed, written in lists:
+        home = found.moving_from_fixed.apply_inverse(listed.points)
+        write_file(written, listed.rewritten(home).encode("utf-8"))
+    saved = write_transform(found.moving_from_fixed, save_transform) if save_transform else None
+    return saved, found.checks
 
 
-def translate_file(mr: Path, out: Path, *, device: str, n_threads: int) -> None:
-    """Writes the pseudo-CT of `mr`, in HU on its own grid, to `out`."""
+def _read_mask(path: Path | None) -> LabelVolume | None:
+    from radloom.pipelines.ingest import read_image
+
+    if path is None:
+        return None
+    image = read_image(path)
+    return make_label((array_of(image)[:1] > 0).astype("uint8"), affine_of(image))
+
+
+def _require_same_suffix(suffix: str, written: Path) -> None:
+    """Nothing, if points can be written there as they were read."""
+    if not written.name.lower().endswith(suffix):
+        raise ConfigError(f"expected OUT to end in {suffix} as IN does, got <{written.name}>")
+    if not written.resolve().parent.is_dir():
+        raise ConfigError(f"expected a folder to write to, got <{written.parent}>: make it first")
+
+
+def translate_file(
+    mr: Path,
+    out: Path,
+    *,
+    attenuation: Path | None = None,
+    classes: Path | None = None,
+    uncertainty: Path | None = None,
+    model: Path | None = None,
+    role: str | None = None,
+    trust: bool = False,
+    device: str,
+    n_threads: int,
+) -> list[Check]:
+    """Writes the pseudo-CT of `mr`, in HU on its own grid, to `out`; the checks out of range.
+
+    `attenuation`, `classes` and `uncertainty` are where the attenuation map at 511 keV, the tissue
+    classes and the expected error go; `role` is the contrast of `mr`, for a network of several.
+    """
     from radloom.models.bundles import find_bundle, weights_path
     from radloom.pipelines.ingest import read_image
-    from radloom.pipelines.translate import DEFAULT_BUNDLE, translate
+    from radloom.pipelines.translate import DEFAULT_BUNDLE, checks_of_input, translate
 
-    require_writable(out)
+    asked = {path for path in (out, attenuation, classes, uncertainty) if path is not None}
+    for path in asked:
+        require_writable(path)
     chosen = torch.device(choose_device(device))
-    weights_path(find_bundle(DEFAULT_BUNDLE))  # before the image is read for nothing
-    write_image(translate(read_image(mr), device=chosen, n_threads=n_threads), out)
+    weights_path(model or find_bundle(DEFAULT_BUNDLE))  # before the image is read for nothing
+    volume = read_image(mr)
+    given = volume if role is None else {role: volume}
+    found = translate(given, model, device=chosen, n_threads=n_threads, trust=trust)
+    if uncertainty is not None and found.uncertainty is None:
+        raise ConfigError("expected a model that says its expected error for --uncertainty")
+    write_image(found.hu, out)
+    if attenuation is not None:
+        write_image(found.attenuation(), attenuation)
+    if classes is not None:
+        write_image(found.classes, classes)
+    if uncertainty is not None and found.uncertainty is not None:
+        write_image(found.uncertainty, uncertainty)
+    return [check for check in checks_of_input(volume) if check.flagged]
 
 
 def segment_file(

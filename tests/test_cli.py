@@ -20,6 +20,7 @@ from radloom import __version__, cli
 from radloom.errors import SeriesRefused
 from radloom.pipelines import denoise as denoise_room
 from radloom.pipelines.single import write_image
+from radloom.pipelines.stage import Check
 from radloom.shapes import make_label, make_volume
 
 COMMANDS = [
@@ -226,10 +227,13 @@ def test_register_carries_labels_and_saves_the_transform(tmp_path, demo_truth):
         write_image(volume, tmp_path / f"{name}.nii.gz")
     bone = make_label((np.asarray(moving[0]) > 300).astype(np.uint8), np.asarray(moving.affine))
     write_image(bone, tmp_path / "bone.nii.gz")
+    points = "# CoordinateSystem = LPS\nname,x,y,z\nleft,30,-10,20\n"
+    (tmp_path / "points.csv").write_text(points)
     code, text = radloom(
         *("register", tmp_path / "fixed.nii.gz", tmp_path / "moving.nii.gz"),
         *(tmp_path / "warped.nrrd", "--transform", "rigid"),
         *("--label", tmp_path / "bone.nii.gz", tmp_path / "bone_on_fixed.nii.gz"),
+        *("--points", tmp_path / "points.csv", tmp_path / "points_on_fixed.csv"),
         *("--save-transform", tmp_path / "x.tfm"),
     )
     assert code == 0, text
@@ -238,10 +242,36 @@ def test_register_carries_labels_and_saves_the_transform(tmp_path, demo_truth):
     assert carried.shape == grid.shape
     np.testing.assert_allclose(carried.affine, grid.affine)
     assert set(np.unique(np.asarray(carried.dataobj))) == {0, 1}
-    sitk.ReadTransform(str(tmp_path / "x.tfm"))
-    code, text = radloom("register", "a", "b", "c.nii", "--label", "d")
+    moving_from_fixed = sitk.ReadTransform(str(tmp_path / "x.tfm"))
+    name, *point = (tmp_path / "points_on_fixed.csv").read_text().splitlines()[-1].split(",")
+    assert name == "left"
+    back = moving_from_fixed.TransformPoint([float(number) for number in point])
+    np.testing.assert_allclose(back, (30, -10, 20), atol=1e-4)
+
+
+@pytest.mark.parametrize("option", ["--label", "--points"])
+def test_what_is_carried_needs_a_place_to_go(option):
+    code, text = radloom("register", "a", "b", "c.nii", option, "d")
     assert code == 2
-    assert "--label" in text
+    assert f"expected {option} IN OUT" in text
+
+
+def test_a_flagged_registration_is_said(tmp_path, monkeypatch):
+    bad = Check("similarity_after", 1.01, low=1.03, meaning="Low: look.")
+    monkeypatch.setattr("radloom.pipelines.single.register_files", lambda *a, **k: (None, (bad,)))
+    scan = image(tmp_path / "scan.nii.gz")
+    code, text = radloom("register", scan, scan, tmp_path / "out.nii.gz")
+    assert code == 0
+    assert "look: similarity_after is 1.01. Low: look." in text
+
+
+def test_points_keep_their_kind_of_file(tmp_path):
+    scan = image(tmp_path / "scan.nii.gz")
+    (tmp_path / "p.csv").write_text("x,y,z\n")
+    pair = ("--points", tmp_path / "p.csv", tmp_path / "p.fcsv")
+    code, text = radloom("register", scan, scan, tmp_path / "out.nii.gz", *pair)
+    assert code == 2
+    assert "expected OUT to end in .csv as IN does, got <p.fcsv>" in text
 
 
 def test_inspect_prints_the_fields_of_the_design(demo_folder):

@@ -98,15 +98,28 @@ class Transform:
             return Transform(back)
         shape = self.displacement_mm.shape[1:]
         goal = grid_points(self.grid_affine, (shape[0], shape[1], shape[2]))
-        points = goal.copy()
-        moved = self.displacement_at(points)
-        for _ in range(n_iterations):
-            points = goal - moved
-            before, moved = moved, self.displacement_at(points)
-            if np.abs(moved - before).max() < tolerance_mm:
-                break
+        moved = self._displacement_before(goal, n_iterations, tolerance_mm)
         field = -(moved @ self.matrix[:3, :3].T)
         return Transform(back, _channel_first(field), self.matrix @ self.grid_affine)
+
+    def apply_inverse(
+        self, points: npt.ArrayLike, *, n_iterations: int = 50, tolerance_mm: float = 1e-4
+    ) -> Points:
+        """(..., 3) world points, RAS+ mm, mapped back: found one by one, on no grid.
+
+        `inverse` says how, and where it converges; a fold has no way back.
+        """
+        goal = apply_affine(_inverse(self.matrix), points)
+        return goal - self._displacement_before(goal, n_iterations, tolerance_mm)
+
+    def _displacement_before(self, goal: Points, n_iterations: int, tolerance_mm: float) -> Points:
+        """(..., 3) u(x) of the points x that the displacement takes to `goal`."""
+        moved = self.displacement_at(goal)
+        for _ in range(n_iterations if moved.size else 0):
+            before, moved = moved, self.displacement_at(goal - moved)
+            if np.abs(moved - before).max() < tolerance_mm:
+                break
+        return moved
 
     def compose(self, first: Transform) -> Transform:
         """`first`, then this one: ``c_from_b.compose(b_from_a)`` is ``c_from_a``.

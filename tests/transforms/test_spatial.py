@@ -88,6 +88,15 @@ def test_inverse_of_a_displacement_comes_home(grid, first):
     assert moved > 3.0
 
 
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_points_go_back_one_by_one_to_where_they_came_from(grid):
+    transform = Transform(rigid(8.0).matrix, bump(grid), grid)
+    points = inner_points(grid)
+    np.testing.assert_allclose(transform.apply_inverse(transform.apply(points)), points, atol=1e-3)
+    assert transform.apply_inverse(np.zeros((0, 3))).shape == (0, 3)
+    np.testing.assert_allclose(rigid().apply_inverse(rigid().apply([1, 2, 3])), [1, 2, 3])
+
+
 @pytest.mark.parametrize("second", ["affine", "field"])
 @pytest.mark.parametrize("first", ["affine", "field"])
 def test_composition_maps_points_one_after_the_other(first, second):

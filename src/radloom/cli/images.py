@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from radloom.cli.arguments import Device, Fast, Image, Trust, Written, require_there, threads
-from radloom.cli.shell import app, guarded, say
+from radloom.cli.shell import app, complain, guarded, say
 from radloom.errors import ConfigError
 
 
@@ -81,7 +81,7 @@ def denoise(
     say(f"noise level {level:.4g}; wrote {out}")
 
 
-class _LabelPairs(TyperCommand):
+class _InOutPairs(TyperCommand):
     """``--label IN OUT`` as two values of one option: typer has no list of pairs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -91,12 +91,19 @@ class _LabelPairs(TyperCommand):
         while rest:
             word = rest.pop(0)
             spread.append(word)
-            if word == "--label" and len(rest) > 1:
-                spread += [rest.pop(0), "--label", rest.pop(0)]
+            if word in ("--label", "--points") and len(rest) > 1:
+                spread += [rest.pop(0), word, rest.pop(0)]
         return super().parse_args(ctx, spread)
 
 
-@app.command(cls=_LabelPairs)
+def _in_and_out(option: str, names: list[Path] | None) -> list[tuple[Path, Path]]:
+    names = names or []
+    if len(names) % 2:
+        raise ConfigError(f"expected {option} IN OUT, got one path")
+    return list(zip(names[::2], names[1::2], strict=True))
+
+
+@app.command(cls=_InOutPairs)
 @guarded
 def register(
     fixed: Annotated[Path, typer.Argument(metavar="FIXED", help="The image that stays.")],
@@ -113,6 +120,20 @@ def register(
         list[Path] | None,
         typer.Option(metavar="IN OUT", help="A label image of MOVING to carry over; repeatable."),
     ] = None,
+    points: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="IN OUT",
+            help="A list of points of MOVING to carry over: .csv, .tsv, .fcsv, .mrk.json; "
+            "repeatable.",
+        ),
+    ] = None,
+    fixed_mask: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="Above zero where FIXED is looked at.")
+    ] = None,
+    moving_mask: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="Above zero where MOVING counts.")
+    ] = None,
     save_transform: Annotated[
         Path | None, typer.Option(metavar="FILE", help=".tfm or .nii.gz, as ITK reads it.")
     ] = None,
@@ -123,24 +144,30 @@ def register(
 ) -> None:
     """Bring one image onto another."""
     del method  # one so far; the option is there so that scripts can say it
-    names = label or []
-    if len(names) % 2:
-        raise ConfigError("expected --label IN OUT, got one path")
-    require_there(fixed, moving, *names[::2], *(parameters or []))
+    labels, lists = _in_and_out("--label", label), _in_and_out("--points", points)
+    masks = [mask for mask in (fixed_mask, moving_mask) if mask]
+    carried = [*labels, *lists]
+    require_there(fixed, moving, *(source for source, _ in carried), *masks, *(parameters or []))
     from radloom.pipelines.single import register_files
 
-    saved = register_files(
+    saved, checks = register_files(
         fixed,
         moving,
         out,
         transform=transform.value,
         parameter_files=parameters or [],
-        labels=list(zip(names[::2], names[1::2], strict=True)),
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        labels=labels,
+        points=lists,
         save_transform=save_transform,
         n_threads=threads(),
     )
-    for path in (out, *names[1::2], *([saved] if saved else [])):
+    for path in (out, *(written for _, written in carried), *([saved] if saved else [])):
         say(f"wrote {path}")
+    for check in checks:
+        if check.flagged:
+            complain(f"look: {check.name} is {check.value:.4g}. {check.meaning}")
 
 
 @app.command()
@@ -149,16 +176,49 @@ def translate(
     image: Annotated[Path, typer.Argument(metavar="MR", help="An MR image of the head.")],
     out: Written,
     *,
+    attenuation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Linear attenuation at 511 keV, cm-1, for PET."),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="0 air, 1 soft tissue, 2 bone.")
+    ] = None,
+    uncertainty: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The absolute error to expect, HU.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A MONAI bundle of your own.")
+    ] = None,
+    contrast: Annotated[
+        str | None,
+        typer.Option(help="t1, t2, flair, pd or t1ce, for a model that takes several."),
+    ] = None,
     device: Device = "auto",
     fast: Fast = False,
+    trust: Trust = False,
 ) -> None:
     """Make a pseudo-CT, in HU, of an MR image."""
-    del fast  # the bundle to come knows a coarser grid
-    require_there(image)
+    del fast  # the network works on half the grid as it is
+    require_there(image, *([model] if model else []))
     from radloom.pipelines.single import translate_file
 
-    translate_file(image, out, device=device, n_threads=threads())
-    say(f"wrote {out}")
+    flagged = translate_file(
+        image,
+        out,
+        attenuation=attenuation,
+        classes=classes,
+        uncertainty=uncertainty,
+        model=model,
+        role=contrast,
+        trust=trust,
+        device=device,
+        n_threads=threads(),
+    )
+    for check in flagged:
+        say(f"look before you use it: {check.name} {check.value:.4g} {check.unit}. {check.meaning}")
+    for path in (out, attenuation, classes, uncertainty):
+        if path is not None:
+            say(f"wrote {path}")
 
 
 @app.command()
