@@ -1,4 +1,4 @@
-"""Registration: rigid, deformable, and real pairs, against today's tools.
+"""Registration: rigid, deformable, real pairs, and what elastix costs, against today's tools.
 
 Each part is a module beside this one and says in its docstring what it measures. Run from the
 repository root, with the data beside the checkout or their folder named::
@@ -6,6 +6,7 @@ repository root, with the data beside the checkout or their folder named::
     python benchmarks/register.py rigid --moves 100
     python benchmarks/register.py real --pictures FOLDER
     python benchmarks/register.py deformable
+    python benchmarks/register.py threads
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PARTS = {
     "rigid": "register_rigid",
     "real": "register_real",
     "deformable": "register_deformable",
+    "threads": "register_threads",
 }
 """Part -> module with ``add_arguments(parser)`` and ``run(options)``, which gives a text."""
 

@@ -43,7 +43,7 @@ from radloom.shapes import Volume, make_volume
 from radloom.transforms.itk_files import read_transform
 from radloom.transforms.nifti import write_nifti
 from radloom.transforms.spatial import Transform
-from radloom.transforms.synthesis.anatomy import Anatomy
+from radloom.transforms.synthesis.anatomy import Anatomy, coarsened
 from radloom.transforms.synthesis.anomalies import AnomalyRecipe
 from radloom.transforms.synthesis.artefacts import MRAcquisitionRecipe
 from radloom.transforms.synthesis.artefacts.field_of_view import FieldOfViewRecipe
@@ -88,11 +88,11 @@ class Pair:
         return float(np.linalg.norm(away, axis=1).mean())
 
 
-def recipe_of(protocols: Sequence[str]) -> SampleRecipe:
+def recipe_of(protocols: Sequence[str], shape: tuple[int, int, int]) -> SampleRecipe:
     """The generator's own, but with nothing that has no single truth: no movement while the
     scanner reads, nothing wrapped or stripped, and nothing that only one look shows."""
     return SampleRecipe(
-        grid=GridRecipe(SHAPE, offset=0.0),
+        grid=GridRecipe(shape, offset=0.0),
         anomalies=AnomalyRecipe(probability=0),
         mr=MRRecipe(physics_probability=1, protocols=tuple(protocols)),
         mr_acquisition=MRAcquisitionRecipe(
@@ -123,20 +123,26 @@ def posed(parameters: SampleParameters, move: Transform, grid: Grid) -> SamplePa
 
 
 def make_pair(anatomy: Anatomy, n: int, seed: int) -> Pair:
-    """Pair `n` of a sequence: MR and CT, voxel sizes and fields of view in turn."""
+    """Pair `n` of a sequence: MR and CT, voxel sizes and fields of view in turn.
+
+    Voxels are as large as the anatomy's.
+    """
+    size = anatomy.spacing_mm
+    rows, columns, slices = (int(length / size) for length in SHAPE)
     generator = torch.Generator().manual_seed(1000 * seed + n)
     random = np.random.default_rng((seed, n))
     is_ct, is_thick, follows = n % 2 == 1, n // 2 % 2 == 1, n // 4 % 2 == 0
-    fixed = draw_sample(anatomy, recipe_of(FIXED_PROTOCOLS), generator)
-    other = draw_sample(anatomy, recipe_of(MOVING_PROTOCOLS), generator)
+    still = Grid((rows, columns, slices), (size,) * 3)
+    fixed = draw_sample(anatomy, recipe_of(FIXED_PROTOCOLS, still.shape), generator)
+    other = draw_sample(anatomy, recipe_of(MOVING_PROTOCOLS, still.shape), generator)
     other = replace(other, edits=fixed.edits, composition=fixed.composition)
     move = random_move(random)
-    still = Grid(SHAPE)
     centre = (
         move.matrix[:3, 3] + random.uniform(-20, 20, 3) / np.sqrt(3) if follows else np.zeros(3)
     )
-    spacing = (1.0, 1.0, SLICE_MM if is_thick else 1.0)
-    shape = (SHAPE[0], SHAPE[1], int(SHAPE[2] / spacing[2]))
+    thickness = max(SLICE_MM, size) if is_thick else size
+    spacing = (size, size, thickness)
+    shape = (rows, columns, int(SHAPE[2] / thickness))
     seen = Grid(shape, spacing, tuple(centre.tolist()))
     rendered = render_sample(anatomy, posed(fixed, Transform.identity(), still), ("image", "label"))
     name = "ct" if is_ct else "image"
@@ -275,6 +281,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first move")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--train", action="store_true", help="anatomy/train: to try settings")
+    parser.add_argument("--coarse", action="store_true", help="2 mm instead of 1: a quick look")
     parser.add_argument("--ants", type=Path, help="interpreter that has antspyx")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--cache", type=Path, help="folder for packed anatomies")
@@ -285,6 +292,8 @@ def run(options: argparse.Namespace) -> str:
     torch.set_num_threads(1)
     folder = options.data / "anatomy" / ("train" if options.train else "validation")
     anatomies = load_anatomies(folder, options.cache)
+    if options.coarse:
+        anatomies = [coarsened(anatomy, 2) for anatomy in anatomies]
     numbers = range(options.first, options.first + options.moves)
     pairs = (make_pair(anatomies[(n + n // 8) % len(anatomies)], n, options.seed) for n in numbers)
     methods = {"radloom": ours}
