@@ -1,0 +1,119 @@
+"""VoxelMorph from any pair of volumes, with weights made on the spot."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from radloom.errors import MissingWeights
+from radloom.models.bundles import find_bundle
+from radloom.models.registration.flow import exponential
+from radloom.models.registration.learned import (
+    COARSEST_MM,
+    Registrar,
+    network_grid,
+    network_velocity,
+    shipped_registrar,
+)
+from radloom.models.registration.network import RegistrationNetwork
+from radloom.models.registration.working_grid import grid_round
+from radloom.transforms.spatial import Transform
+
+SHAPE = (32, 32, 32)
+
+
+class Recorder(torch.nn.Module):
+    """Moves everything by one voxel, and keeps what it was shown."""
+
+    def forward(self, pair: torch.Tensor) -> torch.Tensor:
+        self.pair = pair
+        return torch.ones_like(pair[:, :1]).repeat(1, 3, 1, 1, 1)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+def test_both_heads_are_shown_aligned_and_scaled(scene, fixed, recorder):
+    moved = scene.move((0, 0, 0), (15.0, -8.0, 4.0))
+    moving = scene.picture("t1", moved=moved, seed=3)
+    grid, _ = grid_round(fixed)
+    registrar = Registrar(RegistrationNetwork(recorder), shape=SHAPE)
+    velocity, half = network_velocity(fixed, moving, moved, grid, registrar)
+    one, other = recorder.pair[0].numpy()
+    assert recorder.pair.shape == (1, 2, *SHAPE)
+    assert np.quantile(one, 0.995) == pytest.approx(1.0, abs=0.05)
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.97
+    assert velocity.shape == (3, 16, 16, 16)
+    assert half.shape == (16, 16, 16)
+    torch.testing.assert_close(velocity, torch.full_like(velocity, 0.5))
+
+
+class Hill(torch.nn.Module):
+    """A smooth velocity, whatever it is shown."""
+
+    def forward(self, pair: torch.Tensor) -> torch.Tensor:
+        axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in pair.shape[2:]], indexing="ij")
+        hill = torch.exp(-4 * sum(axis**2 for axis in axes))
+        return torch.stack([4 * hill, -3 * hill, 2 * hill])[None]
+
+
+def test_what_hybrid_starts_from_is_what_the_network_alone_gives(fixed):
+    network = RegistrationNetwork(Hill())
+    grid, _ = grid_round(fixed)
+    registrar = Registrar(network, shape=SHAPE)
+    velocity, _ = network_velocity(fixed, fixed, Transform.identity(), grid, registrar)
+    whole = network(torch.zeros(1, 2, *SHAPE))
+    pooled = torch.nn.functional.avg_pool3d(whole, 2)[0]
+    torch.testing.assert_close(2 * exponential(velocity), pooled, atol=0.4, rtol=0)
+    assert float(pooled.abs().max()) > 3
+
+
+def test_a_ct_is_shown_as_in_training(scene, fixed, recorder):
+    grid, _ = grid_round(fixed)
+    registrar = Registrar(RegistrationNetwork(recorder), shape=SHAPE)
+    network_velocity(fixed, scene.picture("ct"), Transform.identity(), grid, registrar)
+    ct = recorder.pair[0, 1]
+    assert float(ct.min()) == 0.0
+    assert 0.7 < float(ct.max()) <= 1.0
+
+
+def test_the_network_s_grid_keeps_its_voxels_and_the_crown(scene):
+    tall = scene.picture("t1", extent=(190, 240, 420), centre=(0, 5, -110))
+    grid, _ = grid_round(tall, mask=None, margin_mm=10.0)
+    own = network_grid(grid, (64, 64, 64))
+    assert own.spacing_mm == COARSEST_MM
+    top = [g.corner_mm[2] + g.shape[2] * g.spacing_mm for g in (grid, own)]
+    assert top[0] == pytest.approx(top[1])
+
+
+def test_absent_weights_are_named(tmp_path, monkeypatch):
+    folder = tmp_path / "head_mr_registration"
+    shutil.copytree(find_bundle("head_mr_registration") / "configs", folder / "configs")
+    monkeypatch.setattr("radloom.models.registration.learned.find_bundle", lambda name: folder)
+    with pytest.raises(MissingWeights, match="<head_mr_registration> has no weights"):
+        shipped_registrar(torch.device("cpu"))
+
+
+def test_weights_of_a_bundle_are_loaded(tmp_path, monkeypatch):
+    """The bundle's own configs and a state of random weights."""
+    folder = tmp_path / "head_mr_registration"
+    shutil.copytree(find_bundle("head_mr_registration") / "configs", folder / "configs")
+    parser = ConfigParser()
+    parser.read_config(str(folder / "configs" / "inference.yaml"))
+    torch.manual_seed(0)
+    state = parser.get_parsed_content("network_def").state_dict()
+    (folder / "models").mkdir()
+    torch.save(state, folder / "models" / "model.pt")
+    monkeypatch.setattr("radloom.models.registration.learned.find_bundle", lambda name: folder)
+    monkeypatch.setattr("radloom.models.bundles.is_shipped", lambda folder: True)
+    registrar = shipped_registrar(torch.device("cpu"))
+    assert shipped_registrar(torch.device("cpu")) is registrar
+    loaded = registrar.network.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    assert not registrar.network.training
