@@ -17,7 +17,6 @@ from radloom.shapes import Volume, affine_of, array_of, make_label, spatial_shap
 if TYPE_CHECKING:
     from radloom.models.denoising.methods import Method
     from radloom.pipelines.stage import Check
-    from radloom.pipelines.stage import Check
     from radloom.shapes import LabelVolume
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Ema", "export_weights", "halved"]
+__all__ = ["Ema", "export_weights", "halved", "shipped"]
 
 
 class Ema:
@@ -34,6 +34,15 @@ class Ema:
     def load(self, state: Mapping[str, Any]) -> None:
         """Set the average."""
         self.network.load_state_dict(state)
+
+
+def shipped(network: torch.nn.Module) -> torch.nn.Module:
+    """The part of a trained network that a bundle holds; where it names none, all of it.
+
+    Networks that train against discriminators name the one that is left after the training.
+    """
+    part = getattr(network, "shipped", network)
+    return part if isinstance(part, torch.nn.Module) else network
 
 
 def _floating(network: torch.nn.Module) -> list[torch.Tensor]:

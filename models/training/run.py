@@ -24,7 +24,7 @@ import torch
 from radloom.models.checkpoints import load_checkpoint
 from radloom.models.training.batches import Kept, draw_batches
 from radloom.models.training.draws import seed_at
-from radloom.models.training.ema import Ema, export_weights, halved
+from radloom.models.training.ema import Ema, export_weights, halved, shipped
 from radloom.models.training.handlers import Clock, Curve, Every
 from radloom.models.training.parts import latest_parts, read_parts, remove_old_parts, write_parts
 from radloom.models.training.processes import Processes, processes
@@ -198,7 +198,7 @@ class _Run:
         if self.own.is_first:
             write_parts(self.out / "checkpoints", step, self._state())
             remove_old_parts(self.out / "checkpoints", self.settings.keep_checkpoints)
-            export_weights(self.ema.network, self.out / "model.pt")
+            export_weights(shipped(self.ema.network), self.out / "model.pt")
         self.saved = step
         self.clock.saving_s = time.monotonic() - begun
 
@@ -218,7 +218,7 @@ class _Run:
         """Start from the weights given, if any."""
         if self.initial_weights is not None:
             weights = load_checkpoint(Path(self.initial_weights))
-            self.network.load_state_dict(weights)
+            shipped(self.network).load_state_dict(weights)
             self.ema.load(self.network.state_dict())
 
     def _resume(self) -> int:

@@ -149,7 +149,8 @@ def _registered(study: Study) -> Iterator[_Picture]:
 def _translated(study: Study) -> Iterator[_Picture]:
     for output in study.find(kind="volume", stage="translate"):
         role = output.space or output.role
-        if output.volume.meta.get("units") == "HU" and role in study.roles:
+        is_ct = output.volume.meta.get("units") == "HU" and output.name != "uncertainty"
+        if is_ct and role in study.roles:
             draw = partial(_draw, draw_translate, _before(study, role, "translate"), output)
             yield _Picture("translate", role, draw)
 

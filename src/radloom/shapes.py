@@ -45,7 +45,7 @@ Volume: TypeAlias = MetaTensor
 LabelVolume: TypeAlias = MetaTensor
 """(1, I, J, K) uint8 or uint16, affine to RAS+ mm."""
 
-UNITS = ("HU", "SUV", "Bq/mL", "arbitrary")
+UNITS = ("HU", "SUV", "Bq/mL", "1/cm", "arbitrary")
 """What the numbers of a volume mean."""
 
 

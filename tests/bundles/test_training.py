@@ -29,7 +29,7 @@ TINY = {
         "network_def#backbone#unet_out_channels": 4,
         "network_def#backbone#final_conv_channels": [4],
     },
-    "head_mr_to_ct_translation": {"network_def#backbone#init_filters": 4},
+    "head_mr_to_ct_translation": {"network_def#backbone#init_filters": 8},
     "brain_mr_segmentation": {"network_def#features_per_stage": [4, 4, 8, 8, 8]},
 }
 COMMON = {

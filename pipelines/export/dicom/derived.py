@@ -29,6 +29,7 @@ from radloom.pipelines.export.dicom.heading import (
     read_file_bytes,
     require,
 )
+from radloom.pipelines.export.dicom.parametric import QUANTITIES
 from radloom.pipelines.export.dicom.references import (
     code_item,
     encoded_items,
@@ -144,14 +145,14 @@ class _Result:
 
 
 def derived_series(study: Study, desk: Desk) -> Iterator[ObjectSeries]:
-    """A series for each volume that a stage after ingestion gave.
+    """A series for each volume that a stage after ingestion gave, maps of quantities left out.
 
     Raises:
         NoDicomSource: none of the volumes behind them came from DICOM.
     """
     stages = [stage for stage in study.outputs if stage != "ingest"]
     for output in (o for stage in stages for o in study.find(kind="volume", stage=stage)):
-        if output.role:
+        if output.role and output.name not in QUANTITIES:
             yield _series(desk, _result(study, desk, output), output.volume)
 
 

@@ -1,12 +1,13 @@
 """A volume of physical quantities, such as an attenuation map, as Parametric Map.
 
 Values stay float32, voxel by voxel as they are, and name their quantity and unit; a classic CT
-image could say neither cm-1 nor a fraction of it. No stage of the head workflow makes one yet.
+image could say neither cm-1 nor a fraction of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,14 +15,24 @@ import numpy as np
 from radloom.geometry import flip_lps_ras, parts_from_affine
 from radloom.pipelines.export.dicom.geometry import require_grid_of
 from radloom.pipelines.export.dicom.heading import Heading, finish, require
+from radloom.pipelines.export.dicom.result import Desk, ObjectSeries, content_digest
 from radloom.pipelines.export.dicom.source import SourceSeries
+from radloom.pipelines.export.naming import SPACE_LABELS
 from radloom.pipelines.receipts.receipt import Check
+from radloom.pipelines.study import Study
 from radloom.shapes import Volume, array_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["ATTENUATION", "PER_CM", "check_parametric_map", "parametric_map_dataset"]
+__all__ = [
+    "ATTENUATION",
+    "PER_CM",
+    "QUANTITIES",
+    "check_parametric_map",
+    "parametric_map_dataset",
+    "parametric_series",
+]
 
 ATTENUATION = ("112031", "DCM", "Attenuation Coefficient")
 """The quantity of an attenuation map, CID 7180 and 4033."""
@@ -29,8 +40,51 @@ ATTENUATION = ("112031", "DCM", "Attenuation Coefficient")
 PER_CM = ("/cm", "UCUM", "/cm")
 """Its unit: one over a centimetre."""
 
+Coded = tuple[str, str, str]
+
+QUANTITIES: Mapping[str, tuple[Coded, Coded]] = {
+    "attenuation": (ATTENUATION, PER_CM),
+    "uncertainty": (
+        ("EXPECTEDERROR", "99RADLOOM", "Expected absolute error of CT number"),
+        ("[hnsf'U]", "UCUM", "Hounsfield unit"),
+    ),
+}
+"""Name of a volume that is a map of a quantity, not an image -> quantity and unit."""
+
 POSITION_TOLERANCE_MM = 1e-3
 """How far a frame may lie from its slice."""
+
+
+def parametric_series(study: Study, desk: Desk) -> Iterator[ObjectSeries]:
+    """A map for each volume of the study that holds one of `QUANTITIES`.
+
+    Raises:
+        NoDicomSource: the volume on whose grid it lies came from no DICOM.
+    """
+    for output in study.find(kind="volume"):
+        if output.name not in QUANTITIES or not output.role:
+            continue
+        grid = desk.source(output.space or output.role)
+        onto = f" on {SPACE_LABELS.get(output.space, output.space)}" if output.space else ""
+        heading = desk.heading(
+            "parametric",
+            f"{output.role}/{output.name}/{output.space}",
+            f"{SPACE_LABELS.get(output.role, output.role)} {output.name}{onto}",
+            content_digest(output),
+            grid,
+        )
+        quantity, unit = QUANTITIES[output.name]
+        volume = output.volume
+        yield ObjectSeries(
+            kind="parametric",
+            role=output.role,
+            name=output.name,
+            space=output.space,
+            datasets=(parametric_map_dataset(volume, heading, grid, quantity=quantity, unit=unit),),
+            check=partial(
+                check_parametric_map, volume=volume, grid=grid, where=heading.description
+            ),
+        )
 
 
 def parametric_map_dataset(

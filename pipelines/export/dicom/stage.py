@@ -33,6 +33,7 @@ _HOME = "radloom.pipelines.export.dicom"
 
 OBJECTS: Mapping[str, str] = {
     "derived": f"{_HOME}.derived:derived_series",
+    "parametric": f"{_HOME}.parametric:parametric_series",
     "segmentation": f"{_HOME}.segmentation:segmentation_series",
     "labelmap": f"{_HOME}.segmentation:labelmap_series",
     "structure_set": f"{_HOME}.structure_set:structure_set_series",

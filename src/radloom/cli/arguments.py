@@ -45,9 +45,9 @@ Dicom = Annotated[
     typer.Option(
         "--dicom",
         metavar="KINDS",
-        help="DICOM objects to write, with commas between: derived, segmentation, labelmap, "
-        "structure_set, registration, measurements, pictures, document; or all, or none. By "
-        "default as the workflow says.",
+        help="DICOM objects to write, with commas between: derived, parametric, segmentation, "
+        "labelmap, structure_set, registration, measurements, pictures, document; or all, or "
+        "none. By default as the workflow says.",
     ),
 ]
 Roles = Annotated[

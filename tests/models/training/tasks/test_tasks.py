@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -35,7 +37,8 @@ def truth(task, batch) -> torch.Tensor:
         return batch["ddf"]
     if isinstance(task, Translation):
         scores = torch.nn.functional.one_hot(tissue_classes(batch["hu"])[:, 0], 3)
-        return torch.cat([batch["hu"], 50.0 * scores.movedim(-1, 1)], 1)
+        log_scale = torch.full_like(batch["hu"], math.log(task.hu_unit))
+        return torch.cat([batch["hu"], 50.0 * scores.movedim(-1, 1), log_scale], 1)
     return 20.0 * torch.nn.functional.one_hot(batch["classes"][:, 0].long(), 36).movedim(-1, 1)
 
 
@@ -86,8 +89,9 @@ def test_bone_counts_as_much_as_soft_tissue() -> None:
     hu[..., 5:, :, :] = -1000
     costs = []
     for wrong in (hu == 1000, hu == 0):
-        pred = torch.cat([hu + 300 * wrong, torch.zeros(1, 3, 10, 10, 10)], 1)
-        costs.append(float(Translation().loss(pred, {"hu": hu})["hu"]))
+        pred = torch.cat([hu + 300 * wrong, torch.zeros(1, 4, 10, 10, 10)], 1)
+        batch = {"hu": hu, "weight": torch.ones_like(hu)}
+        costs.append(float(Translation().loss(pred, batch)["hu"]))
     assert costs[0] == pytest.approx(1.0)
     assert costs[0] == pytest.approx(costs[1])
 

@@ -7,10 +7,15 @@ import pytest
 
 from radloom.errors import StageFailed
 from radloom.geometry import flip_lps_ras
+from radloom.pipelines.export.dicom.derived import derived_series
 from radloom.pipelines.export.dicom.heading import file_bytes, read_file_bytes
-from radloom.pipelines.export.dicom.parametric import check_parametric_map, parametric_map_dataset
+from radloom.pipelines.export.dicom.parametric import (
+    check_parametric_map,
+    parametric_map_dataset,
+    parametric_series,
+)
 from radloom.pipelines.export.dicom.result import Desk
-from radloom.pipelines.study import Study
+from radloom.pipelines.study import Output, Study
 from radloom.shapes import affine_of, array_of, like
 
 
@@ -41,3 +46,34 @@ def test_attenuation_map_keeps_every_bit_and_its_unit(
     with pytest.raises(StageFailed, match=r"mu, slice \d: a read gives others"):
         check_parametric_map([back], volume=like(t1, values + 1), grid=source, where="mu")
     assert validate(content) == []
+
+
+def test_maps_of_a_study_become_series_and_no_images(
+    study: Study, desk: Desk, validate: Callable[[bytes], list[str]]
+) -> None:
+    t1 = study.latest("t1").volume
+    values = np.random.default_rng(0).uniform(0, 0.17, t1.shape).astype(np.float32)
+    mu = like(t1, values, modality="CT", units="1/cm")
+    error = like(t1, 500 * values, modality="CT", units="HU")
+    results = study.with_outputs(
+        "translate",
+        (
+            Output("volume", "ct", "attenuation", mu, space="t1"),
+            Output("volume", "ct", "uncertainty", error, space="t1"),
+        ),
+    )
+    assert list(derived_series(results, desk)) == []
+    series = list(parametric_series(results, Desk(results, "fingerprint")))
+    units = ("/cm", "[hnsf'U]")
+    for one, unit, volume in zip(series, units, (mu, error), strict=True):
+        (dataset,) = one.datasets
+        assert (one.kind, one.role, one.space) == ("parametric", "ct", "t1")
+        assert dataset.SOPClassUID.name == "Parametric Map Storage"
+        assert dataset.FrameOfReferenceUID == desk.source("t1").frame_of_reference_uid
+        mapping = dataset.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+        assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == unit
+        content = file_bytes(dataset)
+        assert list(one.check([read_file_bytes(content)])) == []
+        assert validate(content) == []
+        frames = np.frombuffer(dataset.FloatPixelData, "<f4")
+        np.testing.assert_allclose(np.sort(frames), np.sort(array_of(volume).ravel()))
