@@ -45,10 +45,11 @@ from radloom.transforms.nifti import write_nifti
 from radloom.transforms.spatial import Transform
 from radloom.transforms.synthesis.anatomy import Anatomy, coarsened
 from radloom.transforms.synthesis.anomalies import AnomalyRecipe
-from radloom.transforms.synthesis.artefacts import MRAcquisitionRecipe
+from radloom.transforms.synthesis.artefacts import CTAcquisitionRecipe, MRAcquisitionRecipe
 from radloom.transforms.synthesis.artefacts.field_of_view import FieldOfViewRecipe
 from radloom.transforms.synthesis.artefacts.masking import MaskRecipe
 from radloom.transforms.synthesis.artefacts.motion import MotionRecipe
+from radloom.transforms.synthesis.artefacts.slices import SliceRecipe
 from radloom.transforms.synthesis.deformation import DeformationParameters
 from radloom.transforms.synthesis.fields import Grid
 from radloom.transforms.synthesis.mr import MRRecipe
@@ -90,7 +91,8 @@ class Pair:
 
 def recipe_of(protocols: Sequence[str], shape: tuple[int, int, int]) -> SampleRecipe:
     """The generator's own, but with nothing that has no single truth: no movement while the
-    scanner reads, nothing wrapped or stripped, and nothing that only one look shows."""
+    scanner reads, nothing wrapped or stripped, and nothing that only one look shows. Slices are
+    as thick as the grid's."""
     return SampleRecipe(
         grid=GridRecipe(shape, offset=0.0),
         anomalies=AnomalyRecipe(probability=0),
@@ -98,8 +100,10 @@ def recipe_of(protocols: Sequence[str], shape: tuple[int, int, int]) -> SampleRe
         mr_acquisition=MRAcquisitionRecipe(
             field_of_view=FieldOfViewRecipe(crop_probability=0, wrap_probability=0),
             motion=MotionRecipe(probability=0),
-            mask=MaskRecipe(brain_probability=0),
+            mask=MaskRecipe(brain_probability=0, face_probability=0, air_probability=0),
+            slices=SliceRecipe(probability=0),
         ),
+        ct_acquisition=CTAcquisitionRecipe(slices=SliceRecipe(probability=0)),
     )
 
 

@@ -24,7 +24,7 @@ from radloom.models.registration.itk_elastix import (
     run_elastix,
 )
 from radloom.models.registration.similarity import Similarity
-from radloom.models.registration.start import find_start
+from radloom.models.registration.start import Start, find_starts
 from radloom.shapes import LabelVolume, Volume, affine_of, make_label, make_volume, spatial_shape
 from radloom.transforms.itk_files import as_written
 from radloom.transforms.spatial import Transform, resample
@@ -43,6 +43,8 @@ SPACING_MM: Mapping[bool, float] = {False: 2.0, True: 3.0}
 """Working voxel size, by `fast`. Sub-voxel accuracy comes from many samples, not small voxels."""
 MASK_SPACING_MM = 4.0
 MASK_MARGIN_MM = 10.0
+LIKELY = 0.7
+"""Starts whose similarity exceeds 1 by more than this share of the best one's are refined too."""
 LOSS_TOLERATED = 0.001
 """How much similarity, measured at points that no search saw, a step may lose and still count."""
 
@@ -61,11 +63,11 @@ def register(
 ) -> Transform:
     """``moving_from_fixed``: the map that takes points of `fixed` to where `moving` shows the same.
 
-    A rigid start is found from several candidates at coarse resolution; elastix refines it on
-    volumes of 2 mm voxels (`fast`: 3 mm). A step that ends less alike than it began does not
-    count, so that an affine map is never worse than the rigid one before it. With
-    `parameter_files` those are run one after the other on the volumes as they are, from a start
-    and with masks only where the files or the arguments ask for them.
+    Rigid starts are found from many candidates at coarse resolution (see `start`); elastix refines
+    the best, and what is nearly as good, on volumes of 2 mm voxels (`fast`: 3 mm). A step that
+    ends less alike than it began does not count, so that an affine map is never worse than the
+    rigid one before it. With `parameter_files` those are run one after the other on the volumes as
+    they are, from a start and with masks only where the files or the arguments ask for them.
 
     Args:
         fixed: (1, I, J, K), any grid; sheared ones are straightened first.
@@ -100,18 +102,41 @@ def register(
             moving_mask=_mask_on(moving_mask, other),
         )
         return _transform(stages, Transform.identity(), straight)
-    maps = [_our_parameters(name, seed) for name in CHAINS[transform]]
-    start = find_start(fixed, moving, fixed_mask=fixed_mask, seed=seed)
-    stages = _refine(straight, moving, start, maps, (fixed_mask, moving_mask), fast=fast)
+    masks = (fixed_mask, moving_mask)
     judge = Similarity.of(
-        fixed, moving, spacing_mm=2.5, n_points=20_000, fixed_mask=fixed_mask, seed=seed + 1
+        fixed,
+        moving,
+        spacing_mm=2.5,
+        n_points=20_000,
+        fixed_mask=fixed_mask,
+        seed=seed + 1,
+        between_voxels=True,
     )
-    best, best_value = start, judge.measure(start)[0]
-    for n in range(1, len(stages) + 1):
-        step = _transform(stages[:n], start, straight)
-        value = judge.measure(step)[0]
+    rigid, *rest = (_our_parameters(name, seed) for name in CHAINS[transform])
+    likely = _likely(find_starts(fixed, moving, fixed_mask=fixed_mask, seed=seed))
+    rigids = [
+        _best([start, *_refined(straight, moving, start, [rigid], masks, fast=fast)], judge)
+        for start in likely
+    ]
+    best = max(rigids, key=lambda found: judge.measure(found)[0])
+    if rest:
+        best = _best([best, *_refined(straight, moving, best, rest, masks, fast=fast)], judge)
+    return best
+
+
+def _likely(starts: Sequence[Start]) -> list[Transform]:
+    """The best start, and the others that are nearly as much alike."""
+    least = LIKELY * (starts[0].similarity - 1)
+    return [s.moving_from_fixed for s in starts if s is starts[0] or s.similarity - 1 > least]
+
+
+def _best(maps: Sequence[Transform], judge: Similarity) -> Transform:
+    """The last map that is as much alike as the best before it, but for `LOSS_TOLERATED`."""
+    best, best_value = maps[0], judge.measure(maps[0])[0]
+    for candidate in maps[1:]:
+        value = judge.measure(candidate)[0]
         if value >= best_value - LOSS_TOLERATED:
-            best, best_value = step, value
+            best, best_value = candidate, value
     return best
 
 
@@ -133,7 +158,7 @@ def _our_parameters(name: str, seed: int) -> ParameterMap:
     return {**parse_parameters(text, name), "RandomSeed": (str(seed + 1),)}
 
 
-def _refine(
+def _refined(
     fixed: Volume,
     moving: Volume,
     start: Transform,
@@ -141,10 +166,10 @@ def _refine(
     masks: tuple[LabelVolume | None, LabelVolume | None],
     *,
     fast: bool,
-) -> tuple[ParameterMap, ...]:
-    """Elastix's stages between fixed and a moving volume that the start has already carried home.
+) -> list[Transform]:
+    """The map after each of elastix's stages, from a rigid start.
 
-    The start moves only the header of moving: its rigid map goes into the affine, no voxel changes.
+    The start moves only the header of moving: it goes into the affine, no voxel changes.
     """
     spacing = SPACING_MM[fast]
     coarse = _first(clipped(at_spacing(fixed, spacing)))
@@ -157,7 +182,8 @@ def _refine(
     if moving_mask is not None:
         moving_mask = make_label(moving_mask.as_tensor(), affine_of(carried))
     fixed_mask = _mask_on(_head_label(fixed) if masks[0] is None else masks[0], coarse)
-    return run_elastix(coarse, carried, maps, fixed_mask=fixed_mask, moving_mask=moving_mask)
+    stages = run_elastix(coarse, carried, maps, fixed_mask=fixed_mask, moving_mask=moving_mask)
+    return [_transform(stages[:n], start, fixed) for n in range(1, len(stages) + 1)]
 
 
 def _transform(stages: Sequence[ParameterMap], start: Transform, fixed: Volume) -> Transform:

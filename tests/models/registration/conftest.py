@@ -12,26 +12,32 @@ from radloom.geometry import affine_from_parts, apply_affine
 from radloom.shapes import Volume, make_volume
 from radloom.transforms.spatial import Transform, grid_points
 
-# centre, radii in mm, then what T1, T2 and CT show there; later ones lie over earlier ones
+# centre, radii in mm, then what T1, T2, CT and PET show there; later ones lie over earlier ones
 PARTS = (
-    ((0, 0, 0), (78, 98, 88), 250, 60, 30),  # scalp and fat
-    ((0, 0, 2), (72, 92, 82), 25, 20, 1000),  # skull
-    ((0, 0, 3), (66, 86, 76), 40, 380, 8),  # CSF
-    ((0, 0, 3), (62, 82, 72), 160, 180, 38),  # grey matter
-    ((-4, 6, 8), (48, 64, 55), 230, 120, 30),  # white matter, off the middle
-    ((-12, 4, 14), (8, 26, 10), 40, 380, 8),  # ventricles
-    ((12, 8, 12), (7, 22, 9), 40, 380, 8),
-    ((10, -52, -34), (34, 22, 18), 170, 170, 36),  # cerebellum
-    ((-30, 92, -18), (12, 12, 12), 50, 400, 12),  # eyes
-    ((30, 92, -18), (12, 12, 12), 50, 400, 12),
-    ((0, 108, -38), (9, 16, 14), 220, 70, 20),  # nose
-    ((-35, -20, 30), (9, 11, 7), 90, 320, 22),  # a lesion
+    ((0, 0, 0), (78, 98, 88), 250, 60, 30, 0.6),  # scalp and fat
+    ((0, 0, 2), (72, 92, 82), 25, 20, 1000, 0.4),  # skull
+    ((0, 0, 3), (66, 86, 76), 40, 380, 8, 0.3),  # CSF
+    ((0, 0, 3), (62, 82, 72), 160, 180, 38, 8),  # grey matter
+    ((-4, 6, 8), (48, 64, 55), 230, 120, 30, 3.5),  # white matter, off the middle
+    ((-12, 4, 14), (8, 26, 10), 40, 380, 8, 0.3),  # ventricles
+    ((12, 8, 12), (7, 22, 9), 40, 380, 8, 0.3),
+    ((10, -52, -34), (34, 22, 18), 170, 170, 36, 7),  # cerebellum
+    ((-30, 92, -18), (12, 12, 12), 50, 400, 12, 0.8),  # eyes
+    ((30, 92, -18), (12, 12, 12), 50, 400, 12, 0.8),
+    ((0, 108, -38), (9, 16, 14), 220, 70, 20, 0.6),  # nose
+    ((-35, -20, 30), (9, 11, 7), 90, 320, 22, 1),  # a lesion
 )
-KINDS = {"t1": (2, 0.0, "arbitrary"), "t2": (3, 0.0, "arbitrary"), "ct": (4, -1000.0, "HU")}
+# column, air, units, modality, noise
+KINDS = {
+    "t1": (2, 0.0, "arbitrary", "MR", 6.0),
+    "t2": (3, 0.0, "arbitrary", "MR", 6.0),
+    "ct": (4, -1000.0, "HU", "CT", 15.0),
+    "pet": (5, 0.0, "SUV", "PT", 0.4),
+}
 
 
 def head_at(points: np.ndarray, kind: str) -> np.ndarray:
-    column, air, _ = KINDS[kind]
+    column, air, *_ = KINDS[kind]
     values = np.full(points.shape[:-1], air)
     for part in PARTS:
         centre, radii = np.array(part[0]), np.array(part[1])
@@ -62,11 +68,11 @@ def picture(
         points = moved.inverse().apply(points)
     values = head_at(points, kind)
     noise = np.random.default_rng(seed).normal(size=values.shape)
-    values = values + (15.0 if kind == "ct" else 6.0) * noise
+    _, _, units, modality, deviation = KINDS[kind]
+    values = values + deviation * noise
     if kind != "ct":
         values = np.abs(values)
-    modality = "CT" if kind == "ct" else "MR"
-    return make_volume(values, affine, modality=modality, units=KINDS[kind][2])
+    return make_volume(values, affine, modality=modality, units=units)
 
 
 def move(rotation_degrees, shift_mm) -> Transform:
