@@ -1,295 +1,291 @@
-"""The denoisers on heads with a known truth, against scikit-image's non-local means.
+"""What denoisers keep, side by side: real scans, CT, small anomalies, cost.
 
-From each whole-head label map a slab is rendered in T1, T2 and FLAIR contrast: the signal equations
-and relaxation times of the head phantom by label, texture within tissues, coil shading, a point
-spread of 0.6 voxels that mixes the tissues at their borders. It gets Rician noise as a share of
-the 99th percentile of the head. Slices are 1 mm, and 4 mm (the mean of four) for the thick ones.
+Parts, of which each fills its table in docs/benchmarks.md:
 
-Reported: PSNR inside the head (labels other than 0; peak: that 99th percentile) as the mean over
-maps and contrasts, and processor seconds for a million voxels in one thread.
+- ``real``: scans as they are, with Rician noise as a share of the 99th percentile of the head.
+- ``ct``: rendered heads, a head and a body CT, with the noise of filtered back-projection.
+- ``anomalies``: spheres of 3, 5 and 8 mm in rendered brains (validation maps), Rician noise of 9%.
+- ``cost``: wall-clock time and the largest memory of one process on a head of 192 x 224 x 192 mm.
 
-`--select` tries the grids of parameters instead, on anatomy/train only; docs/benchmarks.md says
-what was chosen from them, and holds the table of anatomy/validation.
+Every method is told the true noise level; those named "blind" estimate it. Real scans hold noise of
+their own: the scan as it is stands for the truth, so no result can be perfect, and a method that
+removes the scan's own noise too is charged for it.
+
+Each result is appended to a file as soon as it is there, and not computed again; so the table may
+be filled in pieces, and `--again network` computes one method anew. `--table` prints only.
 
 Run from the repository root, with the data beside the checkout or their folder named::
 
-    python benchmarks/denoise.py [../shared/data]
-    python benchmarks/denoise.py --select --maps 01 05 09 --slices 16
+    python benchmarks/denoise.py --results denoise.jsonl --bm4d PYTHON [--methods nlm tv bm4d]
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
+import json
 import os
 import platform
+import resource
+import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import cycle
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import nibabel as nib
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy import ndimage
+from denoise_cases import FIRST, FULL_HEAD, NOISE, SPHERES_MM, Case, cases, full_head
+from denoise_methods import Tools, methods
+from denoise_scores import scores
 
-from radloom.models.denoising.noise import estimate_noise
-from radloom.transforms.denoising import nlm
-from radloom.transforms.denoising.nlm import NonLocalMeans, non_local_means
-from radloom.transforms.denoising.tv import total_variation
-from radloom.transforms.synthesis.artefacts import add_rician_noise, bias_field
-from radloom.transforms.synthesis.contrast import SEQUENCES, mr_signal
-from radloom.transforms.synthesis.tissues import STRUCTURES, Code, Relaxation, Tissue
+from radloom.errors import MissingWeights
 
-Floats = npt.NDArray[np.float32]
+Row = dict[str, Any]
 
-MARGIN = 12
-"""Voxels of air that are kept around the head."""
-POINT_SPREAD = 0.6
-"""Voxels; the deviation of the Gaussian."""
-
-LESION = Tissue(Relaxation(1400, 140, 0.85), 30)
-SCALP = Tissue(Relaxation(700, 55, 0.75), 0, 0.05)  # skin and fat, which the maps hold as one
-SET = {25: LESION, 57: LESION, 511: SCALP}
-ON_THE_MAPS = {
-    30: Code.ARTERY,
-    62: Code.ARTERY,
-    72: Code.CSF,
-    530: Code.DURA,
-    **dict.fromkeys((136, 137, 163, 164), Code.PUTAMEN),
-    506: Code.VITREOUS,
-    508: Code.LENS,
+PARTS = ("real", "ct", "anomalies", "cost")
+QUICK = ("noisy", "nlm", "nlm, blind", "tv", "scikit-image nlm")
+NETWORK = ("network", "network, blind")
+WEAKER = tuple(f"{method} x{f}" for method in ("nlm", "tv") for f in ("0.5", "0.7", "1.4"))
+CHOSEN = {
+    "real": (*QUICK, *NETWORK, "bm4d", "dip"),
+    "ct": (*QUICK, *NETWORK, "bm4d"),
+    "anomalies": (*QUICK, *NETWORK, "bm4d", *WEAKER, "bm4d x0.5", "bm4d x0.7"),
+    "cost": ("network", "nlm", "tv", "bm4d"),
 }
-"""Labels that the phantom lacks or splits, and what they are taken for."""
-
-PEER_H = 0.5
-"""Decay of scikit-image's weights in units of sigma: its best on training maps at 1 mm.
-
-The same with and without its Rician bias taken off.
-"""
+"""The methods of a part where none are named."""
+DIP_CASES = (("patient 03 FLAIR", 9), ("MPRAGE", 9), ("T1, skull-stripped", 9))
+"""The deep image prior takes minutes a case; these have their own table."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One noisy render; `truth`, `noisy`, `head` are (I, J, K)."""
-
-    truth: Floats
-    noisy: Floats
-    head: npt.NDArray[np.bool_]
-    spacing: tuple[float, float, float]
-    noise: float
-    sigma: float
-    peak: float
-
-    def psnr(self, image: Floats) -> float:
-        error = np.mean((image[self.head] - self.truth[self.head]) ** 2)
-        return float(10 * np.log10(self.peak**2 / error))
-
-
-def slab_of_labels(path: Path, n_planes: int) -> npt.NDArray[Any]:
-    """Axial planes round the lateral ventricles, cropped to the head and `MARGIN`."""
-    image = nib.as_closest_canonical(nib.load(path))
-    labels = np.asarray(image.dataobj).astype(np.int16)
-    centre = round(float(np.nonzero(np.isin(labels, (4, 43)))[2].mean()))
-    start = min(max(centre - n_planes // 2, 0), labels.shape[2] - n_planes)
-    slab = labels[:, :, start : start + n_planes]
-    box = tuple(
-        slice(max(int(where.min()) - MARGIN, 0), int(where.max()) + MARGIN + 1)
-        for where in np.nonzero(slab)[:2]
+def main() -> None:
+    options = arguments()
+    tools = Tools(options.bm4d, torch.device(options.device), options.bundles, options.threads)
+    if options.one:
+        cost_of_one(options.one, tools)
+        return
+    torch.set_num_threads(options.threads)
+    rows = read(options.results)
+    if not options.table:
+        for part in options.parts:
+            wanted = options.methods or CHOSEN[part]
+            if part == "cost":
+                rows += cost(wanted, options)
+            else:
+                rows += fill(part, wanted, rows, tools, options)
+    print(
+        f"{dt.date.today().isoformat()}, {platform.machine()}, {os.cpu_count()} cores, "
+        f"{options.threads} thread(s), Python {platform.python_version()}"
     )
-    return slab[box]
+    for part in options.parts:
+        own = [row for row in rows if row["part"] == part]
+        print(f"\n{part}\n\n{TABLES[part](own)}")
 
 
-def tissue_of(label: int) -> Tissue:
-    if label in SET:
-        return SET[label]
-    if label in ON_THE_MAPS:
-        return STRUCTURES[ON_THE_MAPS[label]].tissue
-    return next(s.tissue for s in STRUCTURES if label in s.label)
+def fill(
+    part: str, wanted: Sequence[str], rows: list[Row], tools: Tools, options: argparse.Namespace
+) -> list[Row]:
+    """The results that are not there yet, appended to the file one by one."""
+    known = methods(tools)
+    done = {key_of(row) for row in rows if row["method"] not in options.again}
+    fresh = []
+    for name, noise, make in cases(part, options.data):
+        if (options.noise and noise not in options.noise) or (
+            options.first and name not in FIRST[part]
+        ):
+            continue
+        case = None
+        for method in wanted:
+            if (part, name, noise, method) in done or (
+                method == "dip" and (name, noise) not in DIP_CASES
+            ):
+                continue
+            case = case or make()
+            row = result(case, method, known[method])
+            if row is not None:
+                fresh.append(row)
+                append(options.results, row)
+    return fresh
 
 
-def render(labels: np.ndarray, contrast: str, seed: int) -> npt.NDArray[Any]:
-    """The noise-free image (I, J, K) of a label map of 1 mm."""
-    rng = np.random.default_rng(seed)
-    texture = ndimage.gaussian_filter(rng.standard_normal(labels.shape, np.float32), 1.5)
-    texture /= texture.std()
-    values, index = np.unique(labels, return_inverse=True)
-    tissues = [tissue_of(int(value)) for value in values]
-    level = np.array([mr_signal(t.at_3t, SEQUENCES[contrast]) for t in tissues], np.float32)
-    ripple = level * np.array([t.texture for t in tissues], np.float32)
-    index = index.reshape(labels.shape)
-    image = level[index] + ripple[index] * texture
-    image *= bias_field(np.eye(4), labels.shape, 0.12, torch.Generator().manual_seed(seed)).numpy()
-    return ndimage.gaussian_filter(image, POINT_SPREAD)
-
-
-def samples(
-    renders: list[tuple[Path, str]], noise: list[float], n_slices: int, thickness: int
-) -> Iterator[Sample]:
-    """Every render at every noise level; the same arguments give the same voxels."""
-    for seed, (path, contrast) in enumerate(renders):
-        labels = slab_of_labels(path, n_slices * thickness)
-        truth = render(labels, contrast, seed)
-        truth = truth.reshape(*truth.shape[:2], n_slices, thickness).mean(-1)
-        head = (labels > 0).reshape(*truth.shape, thickness).mean(-1) > 0.5
-        peak = float(np.percentile(truth[head], 99))
-        for n_level, level in enumerate(noise):
-            sigma = level / 100 * peak
-            generator = torch.Generator().manual_seed(100 * seed + n_level)
-            noisy = add_rician_noise(torch.from_numpy(truth), sigma, generator).numpy()
-            yield Sample(truth, noisy, head, (1.0, 1.0, float(thickness)), level, sigma, peak)
-
-
-def ours_nlm(sample: Sample, sigma: float, **settings: Any) -> Floats:
-    chosen = NonLocalMeans(rician=True, **settings)
-    return non_local_means(sample.noisy, sigma, spacing=sample.spacing, settings=chosen)
-
-
-def ours_tv(sample: Sample, sigma: float) -> Floats:
-    return total_variation(sample.noisy, sigma, spacing=sample.spacing, rician=True)
-
-
-def peer(sample: Sample, sigma: float, h: float = PEER_H) -> Floats:
-    """scikit-image's, with the patch and search of ours: 3 x 3 x 3 in 5 x 5 x 5.
-
-    It knows neither spacing nor Rician noise.
-    """
-    from skimage.restoration import denoise_nl_means
-
-    return denoise_nl_means(
-        sample.noisy, patch_size=3, patch_distance=2, h=h * sigma, sigma=sigma, fast_mode=True
-    )
-
-
-def unbiased(image: Floats, sigma: float, factor: float) -> Floats:
-    return np.sqrt(np.maximum(image**2 - np.float32(factor * sigma**2), 0))
-
-
-METHODS: dict[str, Callable[[Sample, float], Floats]] = {
-    "nlm": ours_nlm,
-    "tv": ours_tv,
-    "scikit-image nlm": peer,
-}
-
-
-def compare(cases: Iterator[Sample]) -> str:
-    """PSNR at each noise level, at the true and the estimated sigma, and time."""
-    psnr: dict[tuple[str, float], list[float]] = defaultdict(list)
-    seconds: dict[str, list[float]] = defaultdict(list)
-    for sample in cases:
-        psnr["noisy", sample.noise].append(sample.psnr(sample.noisy))
-        estimate = estimate_noise(sample.noisy, "MR")
-        psnr["estimated / true sigma", sample.noise].append(estimate.sigma / sample.sigma)
-        for name, denoise in METHODS.items():
-            sigmas = {"true sigma": sample.sigma}
-            if denoise is not peer:
-                sigmas["estimated sigma"] = estimate.sigma
-            for kind, sigma in sigmas.items():
-                begin = time.process_time()
-                clean = denoise(sample, sigma)
-                spent = time.process_time() - begin
-                seconds[f"{name}, {kind}"].append(spent / sample.noisy.size * 1e6)
-                psnr[f"{name}, {kind}", sample.noise].append(sample.psnr(clean))
-        fairer = sample.psnr(unbiased(clean, sample.sigma, 2.0))  # the last method is the peer
-        psnr["the same, Rician bias taken off", sample.noise].append(fairer)
-    ratios = {
-        level: psnr.pop(("estimated / true sigma", level)) for level in {lev for _, lev in psnr}
+def result(case: Case, method: str, denoise: Any) -> Row | None:
+    begin = time.process_time()
+    try:
+        image = denoise(case)
+    except MissingWeights:
+        return None
+    seconds = time.process_time() - begin
+    row = {
+        "part": case.part,
+        "case": case.name,
+        "noise": case.noise,
+        "method": method,
+        "seconds": round(seconds, 2),
+        **scores(case, image),
     }
-    spread = ", ".join(f"{n:g}%: {min(r):.3f} to {max(r):.3f}" for n, r in sorted(ratios.items()))
-    return f"{table(psnr, seconds)}\n\nEstimated over true sigma: {spread}"
+    print(f"{case.name}, {case.noise:g}, {method}: {row['psnr']:.2f} dB", file=sys.stderr)
+    return row
 
 
-def trials(sample: Sample) -> Iterator[tuple[str, Floats]]:
-    """Every setting on trial with its result, at the true sigma."""
-    thick = sample.spacing[2] > nlm.THICK
-    for patch, search in ((1, 1), (1, 2), (2, 2), (1, 3)):
-        for strength in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2):
-            if patch * search == 1 or strength in (0.6, 0.8, 1.0) or (patch, search) == (1, 2):
-                settings = {"strength": strength, "patch_radius": patch, "search_radius": search}
-                name = f"nlm patch {patch} search {search} strength {strength:g}"
-                yield name, ours_nlm(sample, sample.sigma, **settings)
-    for radii in ((2, 2, 0), (3, 3, 0), (2, 2, 1), (2, 2, 2), (3, 3, 2)) if thick else ():
-        with mock.patch.object(nlm, "search_radii", return_value=radii):
-            yield f"nlm strength 0.8 search {radii}", ours_nlm(sample, sample.sigma, strength=0.8)
-    for strength in (0.4, 0.5, 0.6, 0.7):
-        for spacing in {sample.spacing: "", (1.0, 1.0, 1.0): " across slices"}.items():
-            smooth = total_variation(
-                sample.noisy, sample.sigma, spacing=spacing[0], strength=strength
-            )
-            for factor in (1.0, 1.25, 1.5, 1.75, 2.0):
-                name = f"tv strength {strength:g} bias {factor:g}{spacing[1]}"
-                yield name, unbiased(smooth, sample.sigma, factor)
-    for h in () if thick else (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3):
-        smooth = peer(sample, sample.sigma, h)
-        yield f"scikit-image h {h:g}", smooth
-        yield f"scikit-image h {h:g} bias taken off", unbiased(smooth, sample.sigma, 2.0)
+def cost(wanted: Sequence[str], options: argparse.Namespace) -> list[Row]:
+    """Each method in a process of its own, which reads nothing and writes nothing."""
+    fresh = []
+    for method in wanted:
+        command = [sys.executable, __file__, str(options.data), "--one", method]
+        command += ["--threads", str(options.threads), "--device", options.device]
+        for flag, value in (("--bm4d", options.bm4d), ("--bundles", options.bundles)):
+            command += [flag, str(value)] if value else []
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            print(f"{method}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+            continue
+        row = {"part": "cost", "case": "head", "noise": 6, "method": method}
+        fresh.append(row | json.loads(done.stdout.splitlines()[-1]))
+        append(options.results, fresh[-1])
+    return fresh
 
 
-def select(cases: Iterator[Sample]) -> str:
-    psnr: dict[tuple[str, float], list[float]] = defaultdict(list)
-    correlations: dict[float, list[float]] = defaultdict(list)
-    for sample in cases:
-        correlations[sample.noise].append(estimate_noise(sample.noisy, "MR").correlation)
-        for name, image in trials(sample):
-            psnr[name, sample.noise].append(sample.psnr(image))
-    spread = ", ".join(f"{n:g}%: {min(c):.2f} to {max(c):.2f}" for n, c in correlations.items())
-    return f"{table(psnr, {})}\n\nNoise two voxels apart over that of neighbours: {spread}"
+def cost_of_one(method: str, tools: Tools) -> None:
+    """Prints seconds and GiB, those of processes that it starts included."""
+    torch.set_num_threads(tools.n_threads)
+    noisy = full_head()
+    sigma = 0.06 * float(np.percentile(noisy[noisy > noisy.mean()], 99))
+    box = (slice(None),) * 3
+    case = Case(
+        "head", "cost", "MR", 6, sigma, 1, (1, 1, 1), noisy, noisy, noisy > 0, noisy, box
+    )  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.perf_counter()
+    methods(tools)[method](case)
+    seconds = time.perf_counter() - begin
+    own, others = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    peak = {"seconds": seconds, "gib": max(own, others) / 2**20, "gib_before": before / 2**20}
+    if tools.device.type == "cuda":
+        peak["gib_device"] = torch.cuda.max_memory_allocated() / 2**30
+    print(json.dumps(peak))
 
 
-def table(psnr: dict[tuple[str, float], list[float]], seconds: dict[str, list[float]]) -> str:
-    noise = sorted({level for _, level in psnr})
-    lines = ["| PSNR, dB | " + " | ".join(f"{level:g}%" for level in noise) + " | mean | s |"]
-    lines.append("|---" * (len(noise) + 3) + "|")
-    for name in dict.fromkeys(name for name, _ in psnr):
-        means = [float(np.mean(psnr[name, level])) for level in noise]
-        cells = " | ".join(f"{mean:.2f}" for mean in [*means, float(np.mean(means))])
-        spent = f"{np.median(seconds[name]):.2f}" if name in seconds else ""
-        lines.append(f"| {name} | {cells} | {spent} |")
+def psnr_table(rows: list[Row]) -> str:
+    """All methods on the cases that all have; those on all cases; the slowest on its own."""
+    slow = [row for row in rows if row["method"] == "dip"]
+    others = [row for row in rows if row["method"] != "dip"]
+    tables = [mean_table(others)]
+    whole = methods_with_most(others)
+    if len(whole) < len({row["method"] for row in others}):
+        tables.append(mean_table([row for row in others if row["method"] in whole]))
+    if slow:
+        own = {(row["case"], row["noise"]) for row in slow}
+        tables.append(mean_table([row for row in rows if (row["case"], row["noise"]) in own]))
+    return "\n\n".join(tables)
+
+
+def methods_with_most(rows: list[Row]) -> set[str]:
+    numbers = Counter(row["method"] for row in rows)
+    return {method for method, n in numbers.items() if n == max(numbers.values())}
+
+
+def mean_table(rows: list[Row]) -> str:
+    """PSNR and SSIM, the means over those cases that every method has at this noise."""
+    found: dict[tuple[str, float], dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        found[row["method"], row["noise"]][row["case"]] = row
+    noise = sorted({level for _, level in found})
+    shared = {
+        level: set.intersection(*(set(v) for (_, n), v in found.items() if n == level))
+        for level in noise
+    }
+    heads = " | ".join(f"{level:g} (n {len(shared[level])})" for level in noise)
+    lines = [f"| | {heads} |", "|---" * (len(noise) + 1) + "|"]
+    for method in dict.fromkeys(m for m, _ in found):
+        cells = []
+        for level in noise:
+            own = [row for case, row in found[method, level].items() if case in shared[level]]
+            mean = [float(np.mean([row[key] for row in own])) for key in ("psnr", "ssim") if own]
+            cells.append("{:.2f} / {:.3f}".format(*mean) if own else "-")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def sphere_table(rows: list[Row]) -> str:
+    """Median and 10th percentile of the contrast that is left, by diameter."""
+    found: dict[str, dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        found[row["method"]][row["case"]] = row
+    sizes = [f"{d:g}" for d in SPHERES_MM]
+    lines = ["| | " + " | ".join(f"{s} mm" for s in sizes) + " | error left | PSNR |"]
+    lines.append("|---" * (len(sizes) + 3) + "|")
+    for method, own in sorted(found.items(), key=lambda item: error_left(item[1])):
+        cells = []
+        for size in sizes:
+            shares = [s for row in own.values() for s in row["spheres"][size]]
+            low, middle = np.percentile(shares, (10, 50))
+            cells.append(f"{middle:.2f} / {low:.2f} (n {len(shares)})")
+        psnr = np.mean([row["psnr"] for row in own.values()])
+        lines.append(f"| {method} | {' | '.join(cells)} | {error_left(own):.3f} | {psnr:.2f} |")
+    return "\n".join(lines)
+
+
+def error_left(own: dict[str, Row]) -> float:
+    return float(np.mean([row["error_left"] for row in own.values()]))
+
+
+def cost_table(rows: list[Row]) -> str:
+    shape = " x ".join(str(n) for n in FULL_HEAD)
+    lines = [f"| {shape} | seconds | GiB | GiB before | GiB on the device |", "|---" * 5 + "|"]
+    for row in {row["method"]: row for row in rows}.values():
+        device = f"{row['gib_device']:.2f}" if "gib_device" in row else "-"
+        memory = f"{row['gib']:.2f} | {row['gib_before']:.2f} | {device}"
+        lines.append(f"| {row['method']} | {row['seconds']:.1f} | {memory} |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "real": psnr_table,
+    "ct": psnr_table,
+    "anomalies": sphere_table,
+    "cost": cost_table,
+}
+
+
+def key_of(row: Row) -> tuple[str, str, float, str]:
+    return row["part"], row["case"], row["noise"], row["method"]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file; of those with the same key the last one counts."""
+    if not path.is_file():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list({key_of(row): row for row in rows}.values())
+
+
+def append(path: Path, row: Row) -> None:
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
-    parser.add_argument("--anatomy", type=Path, help="folder of label maps; see --select")
-    parser.add_argument("--maps", nargs="*", default=[], help="numbers, as 13 14; default: all")
-    parser.add_argument("--contrasts", nargs="*", default=list(SEQUENCES), choices=SEQUENCES)
-    parser.add_argument("--noise", type=float, nargs="*", default=[3, 6, 9, 15], help="per cent")
-    parser.add_argument("--slices", type=int, default=12)
-    parser.add_argument("--thickness", type=int, nargs="*", default=[1, 4], help="of slices, mm")
-    parser.add_argument("--select", action="store_true", help="try settings, on training maps")
-    options = parser.parse_args()
-    part = "train" if options.select else "validation"
-    options.anatomy = options.anatomy or options.data / "anatomy" / part
-    if options.select and options.anatomy.name != "train":
-        parser.error("settings are chosen on anatomy/train only")
-    return options
-
-
-def main() -> None:
-    options = arguments()
-    paths = sorted(options.anatomy.glob("*.nii.gz"))
-    paths = [p for p in paths if not options.maps or p.name.split(".")[0][-2:] in options.maps]
-    if not paths:
-        sys.exit(f"expected label maps *.nii.gz in {options.anatomy}")
-    renders = [(path, contrast) for path in paths for contrast in options.contrasts]
-    if options.select:  # one contrast a map, in turn
-        renders = list(zip(paths, cycle(options.contrasts), strict=False))
-    torch.set_num_threads(1)
-    print(
-        f"{dt.date.today().isoformat()}, {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}; {len(paths)} maps, {len(renders)} renders of "
-        f"{options.slices} slices; s: processor seconds for 10^6 voxels"
-    )
-    for thickness in options.thickness:
-        cases = samples(renders, options.noise, options.slices, thickness)
-        print(f"\n{thickness} mm slices\n\n{(select if options.select else compare)(cases)}")
+    parser.add_argument("--results", type=Path, default=Path("denoise.jsonl"))
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--methods", nargs="+", help="by default those of the part")
+    parser.add_argument("--again", nargs="+", default=[], help="methods to compute anew")
+    levels = sorted({level for part in NOISE.values() for level in part})
+    parser.add_argument("--noise", type=float, nargs="+", help=f"of {levels}; by default all")
+    parser.add_argument("--first", action="store_true", help="a few cases of each part alone")
+    parser.add_argument("--bm4d", type=Path, metavar="PYTHON", help="an interpreter with bm4d")
+    parser.add_argument("--bundles", type=Path, help="folder of bundles, for weights not shipped")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="print the tables, compute nothing")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from radloom.errors import ConfigError
+from radloom.transforms.denoising.rician import signal_of_mean
 
 __all__ = ["block_matching"]
 
@@ -13,10 +14,10 @@ __all__ = ["block_matching"]
 def block_matching(
     image: npt.ArrayLike, sigma: float, *, rician: bool = False
 ) -> npt.NDArray[np.float32]:
-    r"""The image (I, J, K) denoised by BM4D (Maggioni et al. 2013, doi:10.1109/TIP.2012.2210725).
+    """The image (I, J, K) denoised by BM4D (Maggioni et al. 2013, doi:10.1109/TIP.2012.2210725).
 
-    Magnitude MR (`rician`) goes through as it is; afterwards :math:`\sqrt{\max(u^2 - \sigma^2, 0)}`
-    takes off the bias that the mean of a Rician variable has where signal is strong.
+    Magnitude MR (`rician`) goes through as it is; what comes out is the mean of the magnitude, and
+    `radloom.transforms.denoising.rician.signal_of_mean` goes back to the signal.
 
     Args:
         image: (I, J, K), finite; never changed.
@@ -38,6 +39,4 @@ def block_matching(
         ) from None
     # single precision and the unit of the noise, so that no scale of intensities matters
     smooth = np.asarray(bm4d.bm4d(values / np.float32(sigma), 1.0), np.float32) * np.float32(sigma)
-    if rician:
-        smooth = np.sqrt(np.maximum(smooth**2 - np.float32(sigma**2), 0))
-    return np.asarray(smooth, dtype=np.float32)
+    return signal_of_mean(smooth, sigma) if rician else smooth

@@ -60,6 +60,8 @@ class NoiseEstimate:
     """The estimate from the flat parts of the tissue."""
     correlation: float = float("nan")
     """For MR, noise two voxels apart over noise between neighbours, in tissue; see `CORRELATED`."""
+    unevenness: float = 1.0
+    """Of the map of the noise that was used; 1: one level served the whole volume."""
 
 
 def estimate_noise(image: npt.ArrayLike, modality: str) -> NoiseEstimate:

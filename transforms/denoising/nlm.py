@@ -33,7 +33,7 @@ class NonLocalMeans:
     """What non-local means needs to know besides image, noise level and spacing.
 
     The defaults have the best mean PSNR inside the head of those tried on three training maps (T1,
-    T2 and FLAIR, slices of 1 mm, Rician noise of 3, 6, 9 and 15%; `benchmarks/denoise.py
+    T2 and FLAIR, slices of 1 mm, Rician noise of 3, 6, 9 and 15%; `benchmarks/denoise_settings.py
     --select`): 30.24 dB, and within 0.4 dB of the best strength at every level. Strength 0.8 has
     30.16, 1 has 30.22 dB; a search radius of 3 at best 30.14, of 1 29.86, a patch radius of 2
     29.05 dB.
@@ -73,7 +73,7 @@ def search_radii(radius: int, spacing: Sequence[float]) -> Triple:
     Where slices are more than twice as thick as their pixels are wide, the search takes in the two
     neighbouring slices and one more voxel within the slice. Mean PSNR of three training maps at
     slices of 4 mm, strength 0.8: 29.1 dB; without neighbours 28.6 dB; two slices to each side
-    29.1 dB (`benchmarks/denoise.py --select`).
+    29.1 dB (`benchmarks/denoise_settings.py --select`).
 
     >>> search_radii(2, (1.0, 1.0, 1.2)), search_radii(2, (1.0, 1.0, 3.0))
     ((2, 2, 2), (3, 3, 1))

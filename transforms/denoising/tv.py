@@ -15,7 +15,7 @@ RICIAN_BIAS = 1.5
 """What Rician noise adds to the square of the smoothed image, in units of sigma^2.
 
 The mean of the magnitude has 1 where signal is strong and pi / 2 in air; smoothing over edges
-adds to that. Mean PSNR on three training maps at slices of 1 mm (`benchmarks/denoise.py
+adds to that. Mean PSNR on three training maps at slices of 1 mm (`benchmarks/denoise_settings.py
 --select`): 1 has 28.2, 1.25 28.5, 1.5 28.7, 1.75 28.8, 2 28.7 dB. 1.75 is above what the mean can
 have and takes too much off flat faint tissue, so 1.5 stays.
 """
@@ -52,7 +52,7 @@ def total_variation(
         spacing: millimetres along I, J, K; see `THICK`.
         strength: weight s of the penalty in units of sigma; larger smooths more. 0.5 was the
             best of 0.4, 0.5, 0.6 and 0.7 on the training maps at slices of 1 mm; slice by slice
-            0.7 was 0.3 dB better (`benchmarks/denoise.py --select`).
+            0.7 was 0.3 dB better (`benchmarks/denoise_settings.py --select`).
         rician: whether the image is a magnitude image.
         n_iterations: at most so many iterations.
 

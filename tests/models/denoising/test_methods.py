@@ -71,3 +71,65 @@ def test_a_guide_is_for_the_deep_image_prior_and_on_the_grid(pair):
         denoise_image(pair[1], (1, 1, 1), modality="MR", how=how)
     with pytest.raises(ConfigError, match="finite noise level"):
         How("nlm", sigma=-1.0)
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    """Noise four times as strong on the right as on the left."""
+    truth = np.zeros((96, 48, 48), np.float32)
+    truth[6:90, 6:42, 6:42] = 500
+    truth[14:82, 14:34, 14:34] = 800
+    sigma = np.broadcast_to(np.linspace(15, 60, 96, dtype=np.float32)[:, None, None], truth.shape)
+    noise = sigma * np.random.default_rng(0).standard_normal((2, *truth.shape))
+    return truth, np.hypot(truth + noise[0], noise[1]).astype(np.float32), sigma
+
+
+@pytest.mark.parametrize("method", ["nlm", "tv"])
+def test_a_map_of_uneven_noise_serves_better_than_one_level(uneven, method):
+    truth, noisy, sigma = uneven
+
+    def error(**how):
+        clean, noise = denoise_image(noisy, (1, 1, 1), modality="MR", how=How(method, **how))
+        return float(np.mean((clean - truth)[truth > 0] ** 2)), noise
+
+    one, told = error(uneven=False)
+    assert told.unevenness == 1
+    given, told = error(sigma=sigma)
+    assert given < 0.9 * one
+    assert (told.rule, told.sigma) == ("given", pytest.approx(37.5, rel=0.02))
+    found, told = error()
+    assert found < 0.95 * one
+    assert 2 < told.unevenness < 4
+    assert told.sigma == pytest.approx(37.5, rel=0.15)
+
+
+def test_even_noise_needs_no_map(pair):
+    free, noise = denoise_image(pair[1], (1, 1, 1), modality="MR", how=How())
+    one, _ = denoise_image(pair[1], (1, 1, 1), modality="MR", how=How(uneven=False))
+    assert noise.unevenness == 1
+    assert np.array_equal(free, one)
+
+
+def test_the_network_is_told_the_map(uneven):
+    from radloom.models.denoising.learned import Denoiser
+
+    seen = {}
+
+    class Network(torch.nn.Module):
+        def forward(self, both):
+            seen["level"] = both[0, 1].numpy()
+            return both[:, :1]
+
+    _, noisy, sigma = uneven
+    how = How("network", sigma=sigma, denoiser=Denoiser(Network()))
+    denoise_image(noisy, (1, 1, 1), modality="MR", how=how)
+    np.testing.assert_allclose(seen["level"] * np.percentile(noisy, 99), sigma, rtol=1e-4)
+
+
+def test_a_map_lies_on_the_grid_and_has_no_negative_levels(pair):
+    with pytest.raises(GridMismatch, match="noise map of shape"):
+        denoise_image(pair[1], (1, 1, 1), modality="MR", how=How(sigma=np.ones((3, 3, 3))))
+    with pytest.raises(ConfigError, match="a map with others in it"):
+        How(sigma=-np.ones((3, 3, 3)))
+    nothing = How(sigma=np.zeros_like(pair[1]))
+    assert np.array_equal(denoise_image(pair[1], (1, 1, 1), modality="MR", how=nothing)[0], pair[1])
