@@ -22,8 +22,8 @@ from radloom.models.bundles import bundles_folder, weights_path
 from radloom.models.training.ema import export_weights
 
 TINY = {
-    "head_mr_denoising": {"network_def#backbone#init_filters": 8},
-    "head_ct_denoising": {"network_def#backbone#init_filters": 8},
+    "head_mr_denoising": {"network_def#backbone#network#init_filters": 8},
+    "head_ct_denoising": {"network_def#backbone#network#init_filters": 8},
     "head_mr_registration": {
         "network_def#backbone#channels": [4, 4, 4, 4],
         "network_def#backbone#unet_out_channels": 4,

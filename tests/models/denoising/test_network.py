@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from radloom.models.denoising.network import NoiseResidual
+from radloom.models.denoising.network import ChannelNorm, NoiseResidual, channel_normed
 
 
 class First(torch.nn.Module):
@@ -39,3 +39,20 @@ def test_folding_keeps_each_voxel_in_its_place() -> None:
     pair = torch.cat([image, torch.full_like(image, 0.1)], 1)
     folded, plain = NoiseResidual(Details(), fold=2)(pair), NoiseResidual(First())(pair)
     assert torch.equal(folded, plain)
+
+
+def test_a_voxel_is_normalised_by_its_own_channels() -> None:
+    features = torch.randn(2, 16, 5, 4, 3, generator=torch.Generator().manual_seed(0))
+    norm = ChannelNorm(16)
+    whole = norm(7 * features + 3)
+    assert torch.allclose(whole.mean(1), torch.zeros(2, 5, 4, 3), atol=1e-5)
+    assert torch.allclose(whole.var(1, unbiased=False), torch.ones(2, 5, 4, 3), atol=1e-3)
+    assert torch.equal(norm((7 * features + 3)[..., 1:2]), whole[..., 1:2])
+
+
+def test_batch_normalisation_is_replaced_at_every_depth() -> None:
+    block = torch.nn.Sequential(torch.nn.Conv3d(2, 4, 3), torch.nn.BatchNorm3d(4))
+    network = channel_normed(torch.nn.Sequential(block, torch.nn.BatchNorm3d(4)))
+    kinds = [type(m).__name__ for m in network.modules()]
+    assert kinds.count("ChannelNorm") == 2
+    assert "BatchNorm3d" not in kinds
