@@ -84,8 +84,8 @@ def _windows(
 ) -> list[Batch]:
     if settings.crop_shape is None:
         return [task.prepare(sample, generator)]
-    whole = task.prepare(sample, generator)
-    return [crop(whole, settings.crop_shape, generator) for _ in range(settings.crops)]
+    windows = [crop(sample, settings.crop_shape, generator) for _ in range(settings.crops)]
+    return [task.prepare(window, generator) for window in windows]
 
 
 def _stacked(windows: Sequence[Batch]) -> Batch:

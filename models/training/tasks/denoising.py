@@ -29,6 +29,9 @@ class Denoising:
     """Of a voxel outside the head."""
     level_error: Range = (0.8, 1.25)
     """The noise map is off by a factor from this range, as an estimated one is."""
+    gain: Range = (0.6, 1.6)
+    """MR is made this much brighter, noise and all: the percentile that scales a scan depends
+    on how much bright fat is in view. HU are what they are."""
     floor: float = FLOOR
     """The least noise level that the network is told and that errors are measured in."""
     modality: str = "mr"
@@ -45,9 +48,9 @@ class Denoising:
         return (*own, "structures", "anomaly")
 
     def prepare(self, sample: Sample, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Input: noisy image and noise map; HU are divided by 1000."""
+        """Input: noisy image and noise map; HU are divided by 1000, MR has another gain."""
         names = self.wanted
-        scale = 1 / HU_UNIT if self.modality == "ct" else 1.0
+        scale = 1 / HU_UNIT if self.modality == "ct" else log_uniform(generator, self.gain)
         noisy, clean = (scale * sample[name].float() for name in names[:2])
         sigma = scale * sample[names[2]].float() if names[2] in sample else _rms(noisy - clean)
         told = (sigma * log_uniform(generator, self.level_error)).clamp_min(self.floor)

@@ -6,6 +6,7 @@ doi:10.1109/ICCV.2017.244; the image pool is of Shrivastava et al. 2017, doi:10.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,8 +107,8 @@ class CycleNetworks(torch.nn.Module):  # type: ignore[misc]  # torch is not type
     Args:
         ct_from_mr: a `HounsfieldNetwork` of one contrast; what a bundle ships.
         mr_from_ct: a `MRNetwork`.
-        ct_judge: MONAI's `PatchDiscriminator` of one channel, over thousands of HU.
-        mr_judge: the same over MR.
+        judge: MONAI's `PatchDiscriminator` of one channel; one over thousands of HU and a copy of
+            it over MR are trained.
         patch_shape: (I, J, K) of the patches.
         pool_size: fakes kept of each kind.
     """
@@ -116,14 +117,13 @@ class CycleNetworks(torch.nn.Module):  # type: ignore[misc]  # torch is not type
         self,
         ct_from_mr: torch.nn.Module,
         mr_from_ct: torch.nn.Module,
-        ct_judge: torch.nn.Module,
-        mr_judge: torch.nn.Module,
+        judge: torch.nn.Module,
         patch_shape: Sequence[int],
         pool_size: int = 50,
     ) -> None:
         super().__init__()
         self.ct_from_mr, self.mr_from_ct = ct_from_mr, mr_from_ct
-        self.ct_judge, self.mr_judge = ct_judge, mr_judge
+        self.ct_judge, self.mr_judge = judge, copy.deepcopy(judge)
         self.ct_pool = ImagePool(pool_size, patch_shape)
         self.mr_pool = ImagePool(pool_size, patch_shape)
 

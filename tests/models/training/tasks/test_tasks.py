@@ -125,3 +125,19 @@ def test_every_label_of_the_table_has_a_class() -> None:
         if side in ("left", "right"):
             assert CLASSES[n].name.startswith(side)
     assert len(CLASSES) == 36
+
+
+def test_mr_gets_another_gain_and_hounsfield_units_do_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.full((1, 4, 4, 4), 0.5)
+    sample = {"image": clean + 0.1, "clean": clean, "sigma": torch.full((1, 4, 4, 4), 0.1)}
+    seen = [Denoising().prepare(sample, generator) for _ in range(20)]
+    gains = [float(one["clean"].mean()) / 0.5 for one in seen]
+    assert 0.6 <= min(gains) < 0.8
+    assert 1.2 < max(gains) <= 1.6
+    for gain, one in zip(gains, seen, strict=True):
+        assert torch.allclose(one["sigma"], torch.tensor(0.1 * gain))
+        assert torch.allclose(one["image"][:1] - one["clean"], torch.tensor(0.1 * gain))
+    ct = {f"ct{name}": 1000 * sample[key] for name, key in
+          (("", "image"), ("_clean", "clean"), ("_sigma", "sigma"))}  # fmt: skip
+    assert torch.allclose(Denoising(modality="ct").prepare(ct, generator)["clean"], clean)
