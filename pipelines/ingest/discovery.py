@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from radloom.errors import InputError, ReasonCode
 from radloom.pipelines.ingest.archives import beginnings, file_that_holds
 from radloom.pipelines.ingest.examine import LooksAgain, look_at_folder
 from radloom.pipelines.ingest.files import Home, file_record, home_of
+from radloom.pipelines.ingest.gathering import GatheredHeaders
 from radloom.pipelines.ingest.headers import SliceHeader
 from radloom.pipelines.ingest.index import FileIndex
 from radloom.pipelines.ingest.names import digest_label, made_uid, redact, redact_paths
@@ -41,8 +41,20 @@ class _Draft:
     subject: str
     session: str
     study_uid: str
-    dicom: dict[str, list[SliceHeader]] = field(default_factory=lambda: defaultdict(list))
-    records: list[SeriesRecord] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+    """SeriesInstanceUID -> SeriesNumber."""
+    dicom: list[SeriesRecord] = field(default_factory=list)
+    others: list[SeriesRecord] = field(default_factory=list)
+    """Of what is no DICOM, or cannot be used."""
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What decides on a series besides its headers."""
+
+    identifiers: set[str]
+    rules: RoleRules
+    options: IngestOptions
 
 
 def discover(
@@ -75,26 +87,37 @@ def discover(
     folder, rules = Path(folder), rules or builtin_rules()
     if not folder.is_dir():
         raise InputError(f"<{folder.name}>: expected a folder of studies, got none; check the path")
-    looked = _looked(folder, index, workers)
-    found = [item.found for item in looked]
-    headers = [header for item in looked for header in item.headers]
-    identifiers = {word for header in headers for word in header.identifiers}
-    drafts = _dicom_drafts(_each_once(headers))
+    identifiers: set[str] = set()
+    others: list[Found] = []
+    settings = _Settings(identifiers, rules, options)
+    with GatheredHeaders() as headers:
+        for looked in _looked(folder, index, workers):
+            if looked.found.kind != "dicom":
+                others.append(looked.found)
+            for header in looked.headers:
+                identifiers.update(header.identifiers)
+                if header.series_uid:
+                    headers.add(header)
+                else:
+                    others.append(_without_series(header))
+        drafts = _dicom_drafts(headers, settings)
+    images = [item for item in others if item.kind in ("nifti", "itk")]
     file_drafts: dict[str, _Draft] = {}
-    images = [item for item in found if item.kind in ("nifti", "itk")]
     for path, record in _image_records(folder, images, rules, options):
-        _draft_of(home_of(folder, path), file_drafts).records.append(record)
-    lost = [f for f in found if f.kind == "bad"]
-    lost += [
-        Found(h.path, "bad", h.problem or ReasonCode.UNREADABLE, h.problem_detail)
-        for h in headers
-        if not h.series_uid
-    ]
-    places = _places(drafts)
+        _draft_of(home_of(folder, path), file_drafts).others.append(record)
+    lost = [item for item in others if item.kind == "bad"]
+    places = _places(drafts, {_place_of(item.path) for item in lost})
     for item in lost:
-        draft = _nearest(item, places) or _draft_of(home_of(folder, item.path), file_drafts)
-        draft.records.append(_lost_record(item))
-    return _records(folder, [*drafts, *file_drafts.values()], identifiers, rules, options)
+        draft = places.get(_place_of(item.path)) or _draft_of(
+            home_of(folder, item.path), file_drafts
+        )
+        draft.others.append(_lost_record(item))
+    return _records(folder, [*drafts, *file_drafts.values()], identifiers)
+
+
+def _without_series(header: SliceHeader) -> Found:
+    code = header.problem or ReasonCode.UNREADABLE
+    return Found(header.path, "bad", code, header.problem_detail)
 
 
 def _image_records(
@@ -108,38 +131,36 @@ def _image_records(
             yield item.path, file_record(root, item, rules, suv=options.suv)
 
 
-def _looked(folder: Path, file: Path | None, workers: int) -> list[Looked]:
-    index = FileIndex() if file is None else FileIndex.read(file, LooksAgain(folder))
-    looked = look_at_folder(folder, index=index, workers=workers)
-    if file is not None and index.has_news:
-        with suppress(OSError):
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            index.write(file)
-    return looked
+def _looked(folder: Path, file: Path | None, workers: int) -> Iterator[Looked]:
+    with FileIndex.at(file, LooksAgain(folder)) as index:
+        yield from look_at_folder(folder, index=index, workers=workers)
 
 
 def _each_once(headers: Iterable[SliceHeader]) -> list[SliceHeader]:
-    """Every SOP instance once; of copies, one that is whole, then the first path."""
-    best: dict[tuple[str, ...], SliceHeader] = {}
+    """Every SOP instance of a series once; of copies, one that is whole, then the first path."""
+    best: dict[tuple[str, int], SliceHeader] = {}
     for header in headers:
-        if not header.series_uid:
-            continue
-        key = (header.series_uid, header.sop_uid or header.path, str(header.frame))
+        key = (header.sop_uid or header.path, header.frame)
         known = best.get(key)
         if known is None or (known.problem is not None and header.problem is None):
             best[key] = header
     return list(best.values())
 
 
-def _dicom_drafts(headers: Iterable[SliceHeader]) -> list[_Draft]:
+def _dicom_drafts(headers: Iterable[Sequence[SliceHeader]], settings: _Settings) -> list[_Draft]:
+    """The studies of DICOM, from the headers of one series after the other."""
     drafts: dict[tuple[str, str], _Draft] = {}
-    for header in headers:
-        key = (header.patient_id, header.study_uid)
-        if key not in drafts:
-            uid = header.study_uid
-            subject = digest_label(header.patient_id or f"study {uid}")
-            drafts[key] = _Draft(subject, digest_label(uid), uid)
-        drafts[key].dicom[header.series_uid].append(header)
+    for series in headers:
+        shares: dict[tuple[str, str], list[SliceHeader]] = defaultdict(list)
+        for header in _each_once(series):
+            shares[header.patient_id, header.study_uid].append(header)
+        for (patient, study), share in shares.items():
+            if (patient, study) not in drafts:
+                subject = digest_label(patient or f"study {study}")
+                drafts[patient, study] = _Draft(subject, digest_label(study), study)
+            draft, uid = drafts[patient, study], share[0].series_uid
+            draft.numbers[uid] = share[0].series_number
+            draft.dicom += _series_records(uid, share, settings)
     return list(drafts.values())
 
 
@@ -150,18 +171,20 @@ def _draft_of(home: Home, drafts: dict[str, _Draft]) -> _Draft:
     return drafts[home.folder]
 
 
-def _places(drafts: Sequence[_Draft]) -> dict[str, _Draft]:
-    """Folder -> the DICOM study with most of its files there."""
+def _places(drafts: Sequence[_Draft], wanted: set[str]) -> dict[str, _Draft]:
+    """Folder, of those wanted -> the DICOM study with most of its files there."""
     counts: dict[str, Counter[int]] = defaultdict(Counter)
-    for number, draft in enumerate(drafts):
-        for headers in draft.dicom.values():
-            for path in {h.path for h in headers}:
-                counts[path.rpartition("/")[0]][number] += 1
+    for number, draft in enumerate(drafts if wanted else ()):
+        for record in draft.dicom:
+            for place in map(_place_of, record.files):
+                if place in wanted:
+                    counts[place][number] += 1
     return {place: drafts[counter.most_common(1)[0][0]] for place, counter in counts.items()}
 
 
-def _nearest(item: Found, places: dict[str, _Draft]) -> _Draft | None:
-    return places.get(item.path.rpartition("/")[0])
+def _place_of(path: str) -> str:
+    """The folder that a file lies in."""
+    return path.rpartition("/")[0]
 
 
 def _lost_record(item: Found) -> SeriesRecord:
@@ -178,11 +201,7 @@ def _lost_record(item: Found) -> SeriesRecord:
 
 
 def _records(
-    folder: Path,
-    drafts: Sequence[_Draft],
-    identifiers: set[str],
-    rules: RoleRules,
-    options: IngestOptions,
+    folder: Path, drafts: Sequence[_Draft], identifiers: set[str]
 ) -> tuple[StudyRecord, ...]:
     records = []
     taken: Counter[tuple[str, str]] = Counter()
@@ -192,39 +211,32 @@ def _records(
         session = draft.session
         if taken[draft.subject, session] > 1:
             session += digest_label(draft.study_uid, 4)
-        series = tuple(_series(draft, identifiers, rules, options))
+        series = tuple(_series(draft, identifiers))
         records.append(StudyRecord(draft.subject, session, draft.study_uid, folder, series))
     return tuple(sorted(records, key=lambda record: record.key))
 
 
-def _series(
-    draft: _Draft, identifiers: set[str], rules: RoleRules, options: IngestOptions
-) -> list[SeriesRecord]:
-    numbers = {uid: headers[0].series_number for uid, headers in draft.dicom.items()}
-    series = [
-        record
-        for uid, headers in draft.dicom.items()
-        for record in _series_records(uid, headers, identifiers, rules, options)
-    ]
-    series += [replace(r, detail=redact_paths(r.detail, identifiers)) for r in draft.records]
-    series.sort(
-        key=lambda r: (numbers.get(r.series_uid, 1 << 30), r.files, sorted(r.entities.items()))
+def _series(draft: _Draft, identifiers: set[str]) -> list[SeriesRecord]:
+    others = [replace(r, detail=redact_paths(r.detail, identifiers)) for r in draft.others]
+    series = sorted(
+        [*draft.dicom, *others],
+        key=lambda r: (
+            draft.numbers.get(r.series_uid, 1 << 30),
+            r.files,
+            sorted(r.entities.items()),
+        ),
     )
-    return name_series(choose_roles(series, numbers))
+    return name_series(choose_roles(series, draft.numbers))
 
 
 def _series_records(
-    uid: str,
-    headers: Sequence[SliceHeader],
-    identifiers: set[str],
-    rules: RoleRules,
-    options: IngestOptions,
+    uid: str, headers: Sequence[SliceHeader], settings: _Settings
 ) -> list[SeriesRecord]:
+    options = settings.options
     parts = [finished(part, options) for part in parts_of_series(headers)]
-    n_passed = sum(part.code is None for part in parts)
+    is_split = sum(part.code is None for part in parts) > 1
     return [
-        _annotated(_record(uid, part, identifiers, rules, is_split=n_passed > 1), part, options)
-        for part in parts
+        _annotated(_record(uid, part, settings, is_split=is_split), part, options) for part in parts
     ]
 
 
@@ -242,10 +254,8 @@ def _annotated(record: SeriesRecord, part: Part, options: IngestOptions) -> Seri
     )
 
 
-def _record(
-    uid: str, part: Part, identifiers: set[str], rules: RoleRules, *, is_split: bool
-) -> SeriesRecord:
-    first = part.slices[0]
+def _record(uid: str, part: Part, settings: _Settings, *, is_split: bool) -> SeriesRecord:
+    first, identifiers = part.slices[0], settings.identifiers
     description = redact(first.description, identifiers)
     record = SeriesRecord(
         series_uid=uid,
@@ -276,7 +286,7 @@ def _record(
         )
     if part.kind == "volume" and not first.mosaic:
         several_echoes = not {"echo", "part"}.isdisjoint(part.entities)
-        role = _role(part, description, rules, is_split=several_echoes)
+        role = _role(part, description, settings.rules, is_split=several_echoes)
         reader, reason = "highdicom", ""
     else:
         role = Role("", "a mosaic" if part.kind == "volume" else "4D")

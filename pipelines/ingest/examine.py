@@ -1,7 +1,8 @@
 """Every file of a folder looked at once: what it is, and if it is DICOM, its headers.
 
 A file is opened once and read as far as its header goes. Many files are shared out among processes;
-files that an index knows are not opened at all.
+files that an index knows are not opened at all. Files are listed as they are looked at, so that no
+more than some thousand are in memory at a time.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -46,10 +49,13 @@ PARALLEL_FROM = 3000
 
 FILES_A_TASK = 250
 
+KNOWN_A_TASK = 2000
+"""Files that the index knows, after which a task is full too."""
+
 
 def look_at_folder(
     folder: Path, *, index: FileIndex | None = None, workers: int = 1
-) -> list[Looked]:
+) -> Iterator[Looked]:
     """What each image below `folder` is, in the order of names; members of archives at the end.
 
     The answer does not depend on `index` and `workers`.
@@ -61,38 +67,118 @@ def look_at_folder(
             guard its entry by ``if __name__ == "__main__"``, as ``multiprocessing`` demands.
     """
     index = FileIndex() if index is None else index
-    entries = list(list_folder(folder))
-    unknown = [entry for entry in entries if not entry.problem and index.lookup(entry) is None]
-    for entry, looked in zip(unknown, _look_at_all(folder, unknown, workers), strict=True):
-        index.learn(entry, looked)
-    everything: list[Looked] = []
-    archived: list[Looked] = []
+    archives: list[Entry] = []
+    for task in _carried_out(folder, _tasks(_others(folder, archives), index), workers):
+        yield from _answers(task, index)
+    for task in _tasks(archives, index):
+        task.read(folder)
+        yield from _answers(task, index)
+    index.complete()
+
+
+@dataclass
+class _Task:
+    """Some files in order: what the index knows of each, and those of which it knows nothing."""
+
+    entries: list[tuple[Entry, tuple[Looked, ...] | None]] = field(default_factory=list)
+    unknown: list[Entry] = field(default_factory=list)
+    found: list[tuple[Looked, ...]] = field(default_factory=list)
+    """Of each that is unknown, once they are read."""
+    future: Future[list[tuple[Looked, ...]]] | None = None
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.unknown) >= FILES_A_TASK or len(self.entries) >= KNOWN_A_TASK
+
+    def read(self, folder: Path) -> None:
+        self.found = _look_at_some(folder, self.unknown)
+
+
+def _others(folder: Path, archives: list[Entry]) -> Iterator[Entry]:
+    """Every entry but archives, which are kept for later."""
+    for entry in list_folder(folder):
+        if entry.name.endswith(ARCHIVE_SUFFIX) and not entry.problem:
+            archives.append(entry)
+        else:
+            yield entry
+
+
+def _tasks(entries: Iterable[Entry], index: FileIndex) -> Iterator[_Task]:
+    task = _Task()
     for entry in entries:
-        if entry.problem:
-            everything.append(Looked(unlisted(entry)))
-            continue
-        for item in index.lookup(entry) or ():
-            (everything if item.found.path == entry.path else archived).append(item)
-    index.forget_others(entries)
-    return [*everything, *archived]
+        known = (Looked(unlisted(entry)),) if entry.problem else index.lookup(entry)
+        task.entries.append((entry, known))
+        if known is None:
+            task.unknown.append(entry)
+        if task.is_full:
+            yield task
+            task = _Task()
+    yield task
 
 
-def _look_at_all(
-    folder: Path, entries: Sequence[Entry], workers: int
-) -> Iterator[tuple[Looked, ...]]:
-    n_done = 0
-    if workers > 1 and len(entries) >= PARALLEL_FROM:
-        tasks = [entries[i : i + FILES_A_TASK] for i in range(0, len(entries), FILES_A_TASK)]
-        context = multiprocessing.get_context("spawn")
+def _answers(task: _Task, index: FileIndex) -> Iterator[Looked]:
+    found = iter(task.found)
+    for entry, known in task.entries:
+        if known is None:
+            known = next(found)
+            index.learn(entry, known)
+        yield from known
+
+
+def _carried_out(folder: Path, tasks: Iterable[_Task], workers: int) -> Iterator[_Task]:
+    """Each task once its files are read: in this process, or in others as soon as they pay."""
+    n_ahead = max(2 * workers, -(-PARALLEL_FROM // FILES_A_TASK)) if workers > 1 else 1
+    ahead: deque[_Task] = deque()
+    with ExitStack() as stack:
+        readers = _Readers(folder, workers, stack)
+        for task in tasks:
+            ahead.append(task)
+            readers.share_out(ahead)
+            if len(ahead) >= n_ahead:
+                yield readers.carry_out(ahead.popleft())
+        while ahead:
+            yield readers.carry_out(ahead.popleft())
+
+
+class _Readers:
+    """The processes that read headers; none, until there is much to read."""
+
+    def __init__(self, folder: Path, workers: int, stack: ExitStack) -> None:
+        self._folder = folder
+        self._stack = stack
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def share_out(self, tasks: Sequence[_Task]) -> None:
+        """Gives the files of `tasks` to other processes, if there are enough for that."""
         try:
-            with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
-                for batch in pool.map(partial(_look_at_some, folder), tasks):
-                    n_done += len(batch)
-                    yield from batch
+            if self._pool is None and self._pays(tasks):
+                context = multiprocessing.get_context("spawn")
+                pool = ProcessPoolExecutor(self._workers, mp_context=context)
+                self._pool = self._stack.enter_context(pool)
+            if self._pool is not None:
+                for task in tasks:
+                    if task.future is None:
+                        task.future = self._pool.submit(_look_at_some, self._folder, task.unknown)
         except BrokenProcessPool:
-            pass  # no processes are to be had, or one was killed: the rest in this one
-    for entry in entries[n_done:]:
-        yield _look_at(folder, entry)
+            self._give_up()
+
+    def carry_out(self, task: _Task) -> _Task:
+        try:
+            if task.future is not None:
+                task.found, task.future = task.future.result(), None
+                return task
+        except BrokenProcessPool:
+            self._give_up()
+        task.read(self._folder)
+        return task
+
+    def _pays(self, tasks: Sequence[_Task]) -> bool:
+        return self._workers > 1 and sum(len(task.unknown) for task in tasks) >= PARALLEL_FROM
+
+    def _give_up(self) -> None:
+        """No processes are to be had, or one was killed: the rest in this one."""
+        self._pool, self._workers = None, 1
 
 
 def _look_at_some(folder: Path, entries: Sequence[Entry]) -> list[tuple[Looked, ...]]:

@@ -9,19 +9,24 @@ does hold, UIDs above all, leads one who has the folder or its archive back to t
 it is written for its owner's eyes alone.
 
 The index can never change an answer, only its cost: one that is damaged, of another version, or
-made by other code counts as empty.
+made by other code counts as empty. Its file is an SQLite database that is never changed in place:
+where there is something new, another is written beside it and put in its place, so that neither
+memory nor what is read grows with the number of files.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
+from sqlite3 import Connection, connect
+from sqlite3 import Error as DatabaseError
 from typing import Any, Protocol, TypeAlias
 
 from radloom import __version__
@@ -35,15 +40,30 @@ from radloom.transforms.suv import PetImage
 
 __all__ = ["INDEX_VERSION", "Again", "FileIndex", "withheld"]
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 """Of the file's layout."""
 
 SETTLED_S = 2.0
 """A file changed less than this before it was looked at may change again within the same tick of
 its file system's clock, and is not kept."""
 
-UNUSABLE = (*ARCHIVE_ERRORS, KeyError, TypeError, IndexError)
-"""What a damaged index makes json, gzip and the tables here raise, and a file read again."""
+UNUSABLE = (*ARCHIVE_ERRORS, KeyError, TypeError, IndexError, DatabaseError)
+"""What a damaged index makes SQLite, json and the tables here raise, and a file read again."""
+
+ABANDONED_S = 86400.0
+"""Age at which an unfinished index is taken for one whose process was killed."""
+
+MOST_KEPT = 4096
+"""Entries after which a table in memory is emptied: series come one after the other."""
+
+TABLES = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE shared (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, content TEXT);
+CREATE TABLE grids (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, content TEXT);
+CREATE TABLE files (id INTEGER PRIMARY KEY, name BLOB UNIQUE, state TEXT, content TEXT, sum INT);
+"""
+"""`shared` and `grids`: what many headers have in common, under its digest. `files`: by the digest
+of a path, with a checksum, for SQLite would not notice a changed byte in a text."""
 
 State: TypeAlias = "tuple[int, int, int]"
 """Size in bytes, time of change in ns, inode."""
@@ -97,97 +117,239 @@ class Again(Protocol):
 
 
 class FileIndex:
-    """Path and state of a file -> what it is, and its headers."""
+    """Path and state of a file -> what it is, and its headers.
 
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[State, tuple[Looked, ...]]] = {}
-        self._kept: dict[str, Any] = {}
-        """As in the file, of files that nobody has asked for yet."""
-        self._load: _Loader | None = None
-        self.has_news = False
-        """Whether it knows what its file does not."""
+    Used as a context; what it learned is written when `complete` is called, and lost otherwise.
+    """
 
-    def lookup(self, entry: Entry) -> tuple[Looked, ...] | None:
-        """What is known of a file as it is now; None where nothing is."""
-        known = self._known.get(entry.path)
-        if known is None and self._load is not None:
-            known = self._from_file(entry.path)
-        return known[1] if known is not None and known[0] == _state(entry) else None
-
-    def learn(self, entry: Entry, looked: tuple[Looked, ...]) -> None:
-        """Takes in what was found out about a file."""
-        self._known[entry.path] = _state(entry), looked
-        self.has_news = True
-
-    def forget_others(self, entries: Iterable[Entry]) -> None:
-        """Keeps what is known of these files alone; each has been looked up."""
-        paths = {entry.path for entry in entries}
-        self.has_news = self.has_news or bool(self._kept) or not self._known.keys() <= paths
-        self._known = {path: known for path, known in self._known.items() if path in paths}
-        self._kept = {}
-
-    def _from_file(self, path: str) -> tuple[State, tuple[Looked, ...]] | None:
-        kept = self._kept.pop(_digest(path), None)
-        if kept is None or self._load is None:
-            return None
-        try:
-            size, mtime_ns, inode, content = kept
-            known = (size, mtime_ns, inode), self._load.looked(content, path)
-        except UNUSABLE:
-            return None
-        self._known[path] = known
-        return known
+    def __init__(self, file: Path | None = None, again: Again | None = None) -> None:
+        self._file = file
+        self._old = None if file is None or again is None else _Old.opened(file, again)
+        self._new: _New | None = None
+        self.n_learned = 0
+        """Files that it was told of."""
 
     @classmethod
-    def read(cls, file: Path, again: Again) -> FileIndex:
+    def at(cls, file: Path | None, again: Again) -> FileIndex:
         """The index in `file`; an empty one where there is none that can be used.
 
         Args:
-            file: what `write` wrote.
+            file: None: nothing is known, and nothing is kept.
             again: reads what the index leaves out.
         """
-        index = cls()
-        try:
-            content = json.loads(gzip.decompress(file.read_bytes()))
-            if content["version"] != INDEX_VERSION or content["code"] != _code():
-                return index
-            shared = [_shared(values) for values in content["shared"]]
-            grids = [_grid(values) for values in content["grids"]]
-            index._kept = dict(content["files"])
-        except UNUSABLE:
-            return cls()
-        index._load = _Loader(shared, grids, again)
-        return index
+        return cls(file, again)
 
-    def write(self, file: Path) -> None:
-        """Puts the index into `file`, whole or not at all, readable to its owner alone.
+    def __enter__(self) -> FileIndex:
+        return self
 
-        Raises:
-            OSError: it cannot be written.
-        """
-        writer = _Writer()
+    def __exit__(self, *_: object) -> None:
+        self._forget_old()
+        if self._new is not None:
+            self._new.discard()
+        self._new = None
+
+    def lookup(self, entry: Entry) -> tuple[Looked, ...] | None:
+        """What is known of a file as it is now; None where nothing is."""
+        return None if self._old is None else self._old.lookup(entry)
+
+    def learn(self, entry: Entry, looked: tuple[Looked, ...]) -> None:
+        """Takes in what was found out about a file."""
+        self.n_learned += 1
         settled_ns = time.time_ns() - int(SETTLED_S * 1e9)
-        files = {}
-        for path, (state, looked) in self._known.items():
-            if state[0] >= 0 and state[1] < settled_ns:
-                files[_digest(path)] = [*state, [writer.looked(item, path) for item in looked]]
-        content = {
-            "version": INDEX_VERSION,
-            "code": _code(),
-            "shared": list(writer.shared),
-            "grids": list(writer.grids),
-            "files": files,
-        }
-        _write(file, gzip.compress(json.dumps(content, separators=(",", ":")).encode(), 1, mtime=0))
-        self.has_news = False
+        with self._given_up_on_errors():
+            new = self._renewed()
+            if new is not None and entry.size >= 0 and entry.mtime_ns < settled_ns:
+                new.learn(entry, looked)
+
+    def complete(self) -> None:
+        """Writes what is new, whole or not at all, and forgets the files that nobody asked for."""
+        if self._new is None and self._old is not None and self._old.is_all_seen:
+            return
+        with self._given_up_on_errors():
+            new = self._renewed()
+            if new is not None:
+                new.finish(() if self._old is None else self._old.seen())
+                self._forget_old()
+                new.put_in_place()
+        self._new = self._file = None
+
+    def _renewed(self) -> _New | None:
+        """What is written into, begun where it is not yet; None where nothing can be kept."""
+        if self._new is None and self._file is not None:
+            try:
+                self._new = _New(self._file, self._old)
+            except DatabaseError:  # the old one, most likely
+                self._forget_old()
+                self._new = _New(self._file, None)
+        return self._new
+
+    def _forget_old(self) -> None:
+        if self._old is not None:
+            self._old.close()
+        self._old = None
+
+    @contextmanager
+    def _given_up_on_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, DatabaseError):
+            if self._new is not None:
+                self._new.discard()
+            self._new = self._file = None
 
 
-def _state(entry: Entry) -> State:
-    return entry.size, entry.mtime_ns, entry.inode
+class _Old:
+    """An index as an earlier look left it, read and not changed."""
+
+    def __init__(self, database: Connection, again: Again) -> None:
+        about = dict(database.execute("SELECT name, value FROM about"))
+        if about["version"] != str(INDEX_VERSION) or about["code"] != _code():
+            raise KeyError("version")
+        self.database = database
+        self.n_people = int(about["people"])
+        self._n, _, _ = (
+            database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]  # noqa: S608
+            for table in ("files", "shared", "grids")
+        )
+        self._seen = bytearray(self._n // 8 + 1)
+        self._n_seen = 0
+        self._loader = _Loader(database, again)
+
+    @classmethod
+    def opened(cls, file: Path, again: Again) -> _Old | None:
+        """None where there is none that can be used."""
+        database = None
+        try:
+            where = f"{file.resolve().as_uri()}?mode=ro&immutable=1"
+            database = connect(where, uri=True)
+            return cls(database, again)
+        except UNUSABLE:
+            if database is not None:
+                database.close()
+            return None
+
+    def close(self) -> None:
+        self.database.close()
+
+    @property
+    def is_all_seen(self) -> bool:
+        """Whether somebody asked for every file that it knows, and each was as it had been."""
+        return bool(self._n_seen == self._n)
+
+    def lookup(self, entry: Entry) -> tuple[Looked, ...] | None:
+        name = _digest(entry.path)
+        try:
+            row = self.database.execute(
+                "SELECT id, state, content, sum FROM files WHERE name = ?", (name,)
+            ).fetchone()
+            if row is None or row[1] != _state(entry) or _sum(name, *row[1:3]) != row[3]:
+                return None
+            looked = self._loader.looked(json.loads(row[2]), entry.path)
+            self._mark(row[0])
+        except UNUSABLE:
+            return None
+        return looked
+
+    def _mark(self, number: int) -> None:
+        byte, bit = number // 8, 1 << number % 8
+        self._n_seen += not self._seen[byte] & bit
+        self._seen[byte] |= bit
+
+    def seen(self) -> Iterator[tuple[Any, ...]]:
+        """The rows of the files that `lookup` knew."""
+        rows = self.database.execute("SELECT id, name, state, content, sum FROM files ORDER BY id")
+        for number, *row in rows:
+            if self._seen[number // 8] & 1 << number % 8:
+                yield tuple(row)
 
 
-def _digest(path: str) -> str:
-    return hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:20]
+class _New:
+    """An index that is being written beside the one that it will replace.
+
+    Raises:
+        OSError: it cannot be written.
+        DatabaseError: likewise.
+    """
+
+    def __init__(self, file: Path, old: _Old | None) -> None:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_abandoned(file)
+        self._file = file
+        self._unfinished = file.with_name(f"{file.name}.{os.getpid()}.partial")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        os.close(os.open(self._unfinished, flags, 0o600))
+        # Nobody else knows of it: no locks, which some network file systems lack, and no journal.
+        where = f"{self._unfinished.resolve().as_uri()}?nolock=1"
+        self._database = connect(where, uri=True, isolation_level=None)
+        try:
+            self._database.execute("PRAGMA journal_mode = OFF")
+            self._database.execute("PRAGMA synchronous = OFF")
+            self._database.executescript(TABLES)
+            self._database.execute("BEGIN")
+            self._writer = _Writer(self._database, old)
+        except DatabaseError:
+            self.discard()
+            raise
+
+    def learn(self, entry: Entry, looked: tuple[Looked, ...]) -> None:
+        content = _json([self._writer.looked(item, entry.path) for item in looked])
+        name, state = _digest(entry.path), _state(entry)
+        self._insert((name, state, content, _sum(name, state, content)))
+
+    def finish(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Takes over what the old index knows still, and closes the file."""
+        with suppress(*UNUSABLE):  # the rest is read anew next time
+            for row in rows:
+                self._writer.use(json.loads(row[2]))
+                self._insert(row)
+        self._writer.finish()
+        about = {"version": INDEX_VERSION, "code": _code(), "people": self._writer.n_people}
+        self._database.executemany("INSERT INTO about VALUES (?, ?)", about.items())
+        self._database.execute("COMMIT")
+        self._database.close()
+
+    def put_in_place(self) -> None:
+        try:
+            with self._unfinished.open("rb") as stream:
+                os.fsync(stream.fileno())
+            self._unfinished.replace(self._file)
+        except OSError:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        self._database.close()
+        with suppress(OSError):
+            self._unfinished.unlink(missing_ok=True)
+
+    def _insert(self, row: tuple[Any, ...]) -> None:
+        self._database.execute(
+            "INSERT OR REPLACE INTO files (name, state, content, sum) VALUES (?, ?, ?, ?)", row
+        )
+
+
+def _remove_abandoned(file: Path) -> None:
+    """Removes what processes left unfinished that were killed."""
+    for path in file.parent.glob(f"{file.name}.*.partial"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED_S:
+                path.unlink()
+
+
+def _state(entry: Entry) -> str:
+    return f"{entry.size} {entry.mtime_ns} {entry.inode}"
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()[:12]
+
+
+def _sum(name: bytes, state: str, content: str) -> int:
+    return zlib.crc32(content.encode(), zlib.crc32(state.encode(), zlib.crc32(name)))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _code() -> str:
@@ -200,32 +362,76 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _write(file: Path, content: bytes) -> None:
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.replace(file)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
+class _Table:
+    """Texts that many rows point to, each written once."""
+
+    def __init__(self, database: Connection, name: str, old: _Old | None) -> None:
+        self._database = database
+        self._name = name
+        self._numbers: dict[bytes, int] = {}
+        self._last = 0
+        self.used: set[int] = set()
+        if old is not None:
+            rows = old.database.execute(f"SELECT id, digest, content FROM {name}")  # noqa: S608
+            for number, digest, content in rows:
+                if _text_digest(content) == digest:
+                    self._insert(number, digest, content)
+
+    def number(self, value: Any) -> int:
+        content = _json(value)
+        digest = _text_digest(content)
+        if digest not in self._numbers:
+            self._insert(self._last + 1, digest, content)
+        number = self._numbers[digest]
+        self.used.add(number)
+        return number
+
+    def finish(self) -> None:
+        """Forgets what no row points to any more."""
+        lost = ((number,) for number in self._numbers.values() if number not in self.used)
+        self._database.executemany(f"DELETE FROM {self._name} WHERE id = ?", lost)  # noqa: S608
+
+    def _insert(self, number: int, digest: bytes, content: str) -> None:
+        insert = f"INSERT INTO {self._name} VALUES (?, ?, ?)"  # noqa: S608  # a name from here
+        self._database.execute(insert, (number, digest, content))
+        self._numbers[digest] = number
+        self._last = max(self._last, number)
+
+
+def _text_digest(content: str) -> bytes:
+    return hashlib.sha256(content.encode()).digest()[:16]
 
 
 class _Writer:
     """Headers as rows that point into tables of what many of them share."""
 
-    def __init__(self) -> None:
-        self.shared: dict[str, int] = {}
-        self.grids: dict[str, int] = {}
-        self._seen: dict[tuple[Any, ...], int] = {}
-        self._people: dict[tuple[Any, ...], int] = {}
+    def __init__(self, database: Connection, old: _Old | None) -> None:
+        self._shared_table = _Table(database, "shared", old)
+        self._grids = _Table(database, "grids", old)
+        self._seen: dict[tuple[Any, ...], tuple[tuple[Any, ...], int]] = {}
+        self._people: dict[bytes, int] = {}
+        self._n_known = old.n_people if old is not None else 0
+
+    @property
+    def n_people(self) -> int:
+        """Sets of headers that share what is withheld, those of the old index included."""
+        return self._n_known + len(self._people)
+
+    def use(self, content: Any) -> None:
+        """Notes what a row of the old index points to."""
+        for *_, rows in content:
+            for number, _, place, *_ in rows:
+                self._shared_table.used.add(number)
+                if place is not None:
+                    self._grids.used.add(place[0])
+
+    def finish(self) -> None:
+        self._shared_table.finish()
+        self._grids.finish()
 
     def looked(self, looked: Looked, path: str) -> list[Any]:
         found = looked.found
-        member = _digest(found.path[len(path) + 1 :]) if found.path != path else ""
+        member = _digest(found.path[len(path) + 1 :]).hex() if found.path != path else ""
         code = found.code.value if found.code else ""
         return [member, found.kind, code, found.detail, [self._row(h) for h in looked.headers]]
 
@@ -234,27 +440,24 @@ class _Writer:
         place = None
         if plane is not None:
             grid = [plane.orientation_lps, plane.pixel_spacing, plane.rows, plane.columns]
-            place = [_number(self.grids, grid), *plane.position_lps]
-        person = self._people.setdefault(withheld(header), len(self._people))
+            place = [self._grids.number(grid), *plane.position_lps]
+        person = self._people.setdefault(_text_digest(repr(withheld(header))), self.n_people)
         own = {name: getattr(header, name) for name in OWN}
         if header.acquired_s is not None:
             own["acquired_s"] = header.acquired_s % DAY_S
         return [self._shared(header), person, place, *own.values()]
 
     def _shared(self, header: SliceHeader) -> int:
-        values = [getattr(header, name) for name in SHARED]
+        values = tuple(getattr(header, name) for name in SHARED)
         # The same objects, as most slices of a series have them, are the same values.
-        key = tuple(id(value) for value in values)
+        key = tuple(map(id, values))
         if key not in self._seen:
+            if len(self._seen) > MOST_KEPT:
+                self._seen.clear()
             kept = replace(header, **_blank(header))
-            values = [_plain(getattr(kept, name)) for name in SHARED]
-            self._seen[key] = _number(self.shared, values)
-        return self._seen[key]
-
-
-def _number(table: dict[str, int], value: Any) -> int:
-    text = json.dumps(value, separators=(",", ":"))
-    return table.setdefault(text, len(table))
+            number = self._shared_table.number([_plain(getattr(kept, name)) for name in SHARED])
+            self._seen[key] = values, number  # held, so that no other object gets their ids
+        return self._seen[key][1]
 
 
 def _plain(value: Any) -> Any:
@@ -307,12 +510,10 @@ def _completed(shared: Mapping[str, Any], source: SliceHeader) -> dict[str, Any]
 class _Loader:
     """Rows as headers again."""
 
-    def __init__(
-        self, shared: list[dict[str, Any]], grids: list[tuple[Any, ...]], again: Again
-    ) -> None:
-        self._shared = shared
-        self._grids = grids
+    def __init__(self, database: Connection, again: Again) -> None:
+        self._database = database
         self._again = again
+        self._grids: dict[int, tuple[Any, ...]] = {}
         self._people: dict[int, SliceHeader] = {}
         """A header of each set that shares what is withheld."""
         self._whole: dict[tuple[int, int], dict[str, Any]] = {}
@@ -325,7 +526,8 @@ class _Loader:
         """
         names = {"": path}
         if any(member for member, *_ in kept):
-            names |= {_digest(name): f"{path}/{name}" for name in self._again.members(path)}
+            members = self._again.members(path)
+            names |= {_digest(name).hex(): f"{path}/{name}" for name in members}
         found = []
         for member, kind, code, detail, rows in kept:
             item = Found(names[member], kind, ReasonCode(code) if code else None, detail)
@@ -338,22 +540,43 @@ class _Loader:
         plane = None
         if place is not None:
             grid, x, y, z = place
-            plane = SlicePlane((x, y, z), *self._grids[grid])
+            plane = SlicePlane((x, y, z), *self._grid(grid))
         values = {name: _tuples(value) for name, value in zip(OWN, own, strict=True)}
         if (number, person) not in self._whole:
-            self._whole[number, person] = _completed(
-                self._shared[number], self._person(person, path, values["frame"])
-            )
-        day = self._people[person].acquired_s
-        if values["acquired_s"] is not None and day is not None:
-            values["acquired_s"] += day // DAY_S * DAY_S
+            _make_room(self._whole)
+            source = self._person(person, path, values["frame"])
+            self._whole[number, person] = _completed(_shared(self._text("shared", number)), source)
+        if values["acquired_s"] is not None:
+            day = self._person(person, path, values["frame"]).acquired_s
+            values["acquired_s"] += 0.0 if day is None else day // DAY_S * DAY_S
         return SliceHeader(path=path, plane=plane, **self._whole[number, person], **values)
 
     def _person(self, number: int, path: str, frame: int) -> SliceHeader:
         if number not in self._people:
+            _make_room(self._people)
             frames = {header.frame: header for header in self._again.headers(path)}
             self._people[number] = frames[frame]
         return self._people[number]
+
+    def _grid(self, number: int) -> tuple[Any, ...]:
+        if number not in self._grids:
+            _make_room(self._grids)
+            self._grids[number] = _grid(self._text("grids", number))
+        return self._grids[number]
+
+    def _text(self, table: str, number: int) -> str:
+        row = self._database.execute(
+            f"SELECT digest, content FROM {table} WHERE id = ?",  # noqa: S608  # a name from here
+            (number,),
+        ).fetchone()
+        if row is None or _text_digest(row[1]) != row[0]:
+            raise KeyError(table)
+        return str(row[1])
+
+
+def _make_room(table: dict[Any, Any]) -> None:
+    if len(table) >= MOST_KEPT:
+        table.clear()
 
 
 def _shared(text: str) -> dict[str, Any]:

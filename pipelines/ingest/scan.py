@@ -106,28 +106,42 @@ def list_folder(folder: Path) -> Iterator[Entry]:
     pending = [""]
     while pending:
         relative = pending.pop()
+        prefix = f"{relative}/" if relative else ""
         try:
-            with os.scandir(folder / relative) as entries:
-                ordered = sorted(entries, key=lambda entry: entry.name)
+            names, links, inside = _names(folder / relative)
         except OSError as error:
             yield Entry(relative, problem=type(error).__name__)
             continue
-        inside: list[str] = []
-        for entry in ordered:
-            path = f"{relative}/{entry.name}" if relative else entry.name
+        for name in names:
+            entry = _entry(folder, prefix + name, is_link=name in links)
+            if entry is not None:
+                yield entry
+        pending.extend(prefix + name for name in reversed(inside))
+
+
+def _names(folder: Path) -> tuple[list[str], set[str], list[str]]:
+    """Of files in order, of those that are links, and of folders in order.
+
+    Names alone, for a folder may hold a hundred thousand files.
+    """
+    names: list[str] = []
+    links: set[str] = set()
+    inside: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                inside.append(path)
-            elif not entry.is_dir() and (found := _entry(entry, path)) is not None:
-                yield found
-        pending.extend(reversed(inside))
+                inside.append(entry.name)
+            elif not entry.is_dir():
+                names.append(entry.name)
+                if entry.is_symlink():
+                    links.add(entry.name)
+    return sorted(names), links, sorted(inside)
 
 
-def _entry(entry: os.DirEntry[str], path: str) -> Entry | None:
+def _entry(folder: Path, path: str, *, is_link: bool) -> Entry | None:
     """None for what is no file: reading a pipe would wait for ever."""
-    is_link = entry.is_symlink()
     try:
-        # On Windows the listing's own answer lacks the inode, and is late where a file has grown.
-        status = entry.stat() if os.name != "nt" else os.stat(entry.path)  # noqa: PTH116
+        status = os.stat(f"{folder}/{path}")  # noqa: PTH116  # once a file: a Path takes as long
     except OSError:
         return Entry(path, is_link=is_link)
     if not stat.S_ISREG(status.st_mode):

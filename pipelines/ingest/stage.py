@@ -101,7 +101,12 @@ class IngestStage:
         """Bytes of the volumes that stages take, as float32, and what the largest of all takes."""
         wanted = self._wanted(study)
         held = sum(4 * _n_voxels(series) for series in wanted if series.role)
-        return held + BYTES_A_VOXEL * max((_n_voxels(series) for series in wanted), default=0)
+        return held + self.least_memory(study)
+
+    def least_memory(self, study: Study) -> int:
+        """Bytes for the largest series alone: each is written as soon as it is read."""
+        wanted = self._wanted(study)
+        return BYTES_A_VOXEL * max((_n_voxels(series) for series in wanted), default=0)
 
     def run(self, study: Study, context: Context) -> StageResult:
         """A volume for each series that can be read, and the table ``series`` of all verdicts.

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import gzip
-import json
+import contextlib
 import os
 import shutil
+import sqlite3
 import stat
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ from radloom.pipelines.ingest import discover, examine
 from radloom.pipelines.ingest import index as index_room
 from radloom.pipelines.ingest.examine import LooksAgain
 from radloom.pipelines.ingest.index import FileIndex
-from radloom.pipelines.ingest.scan import list_folder
+from radloom.pipelines.ingest.scan import Looked, list_folder
 
 
 @pytest.fixture
@@ -30,6 +30,10 @@ def folder(tmp_path, series, t1_tags) -> Path:
     (root / "empty.dcm").touch()
     settle(root)
     return root
+
+
+def look(folder: Path, **options) -> list[Looked]:
+    return list(examine.look_at_folder(folder, **options))
 
 
 def settle(root: Path) -> None:
@@ -52,7 +56,7 @@ def opened(monkeypatch) -> list[str]:
 
 
 def test_a_second_look_opens_one_file_of_each_series_for_whose_it_is(tmp_path, folder, opened):
-    file = tmp_path / "cache" / "index.gz"
+    file = tmp_path / "cache" / "index"
     first = discover(folder, index=file)
     n_files = sum(path.is_file() for path in folder.rglob("*"))
     assert len(set(opened) & {p.name for p in folder.rglob("*")}) >= n_files - 5  # equal names
@@ -69,7 +73,7 @@ def test_a_second_look_opens_one_file_of_each_series_for_whose_it_is(tmp_path, f
 def test_a_changed_and_a_new_file_are_read_and_a_lost_one_is_forgotten(
     tmp_path, folder, opened, series
 ):
-    file = tmp_path / "index.gz"
+    file = tmp_path / "index"
     discover(folder, index=file)
     changed = folder / "a" / "002.dcm"
     changed.write_bytes(changed.read_bytes()[:-10])
@@ -82,11 +86,11 @@ def test_a_changed_and_a_new_file_are_read_and_a_lost_one_is_forgotten(
     assert records == discover(folder)
     reasons = {s.series_uid: s.reason for study in records for s in study.series}
     assert reasons["1.2.1"] == "truncated"
-    assert len(FileIndex.read(file, LooksAgain(folder))._kept) == 10  # none of the fresh ones
+    assert len(rows_of(file, "files")) == 10  # none of the fresh ones
 
 
 def test_a_file_changed_a_moment_ago_is_not_trusted_to_stay(tmp_path, folder, opened):
-    file = tmp_path / "index.gz"
+    file = tmp_path / "index"
     os.utime(folder / "a" / "001.dcm")
     discover(folder, index=file)
     opened.clear()
@@ -98,46 +102,73 @@ def test_a_file_changed_a_moment_ago_is_not_trusted_to_stay(tmp_path, folder, op
     ]
 
 
+def rows_of(file: Path, table: str) -> list[tuple]:
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        return list(database.execute(f"SELECT * FROM {table}"))
+
+
+def changed(file: Path, *orders: str) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        for order in orders:
+            database.execute(order)
+
+
+def flipped(file: Path, word: bytes) -> None:
+    """Another byte where a word is written, which SQLite cannot notice."""
+    content = file.read_bytes()
+    assert word in content
+    file.write_bytes(content.replace(word, bytes([word[0] ^ 1]) + word[1:]))
+
+
 DAMAGE = {
-    "empty": lambda content: b"",
-    "cut": lambda content: content[: len(content) // 2],
-    "flipped": lambda content: content[:40] + bytes([content[40] ^ 255]) + content[41:],
-    "no index": lambda content: gzip.compress(b"[1, 2]"),
-    "other version": lambda content: gzip.compress(
-        json.dumps({**json.loads(gzip.decompress(content)), "version": 0}).encode()
+    "empty": lambda file: file.write_bytes(b""),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "flipped head": lambda file: flipped(file, b"SQLite"),
+    "flipped table": lambda file: flipped(file, b"CREATE TABLE files"),
+    "flipped file": lambda file: flipped(file, b'"dicom"'),
+    "flipped shared": lambda file: flipped(file, b'"MR"'),
+    "no index": lambda file: file.write_bytes(b"[1, 2]"),
+    "other version": lambda file: changed(
+        file, "UPDATE about SET value = 0 WHERE name = 'version'"
     ),
-    "other code": lambda content: gzip.compress(
-        json.dumps({**json.loads(gzip.decompress(content)), "code": "x"}).encode()
-    ),
-    "odd rows": lambda content: gzip.compress(
-        gzip.decompress(content).replace(b'"dicom"', b'"dicom",7')
-    ),
+    "other code": lambda file: changed(file, "UPDATE about SET value = 'x' WHERE name = 'code'"),
+    "no shared": lambda file: changed(file, "DELETE FROM shared"),
+    "no grids": lambda file: changed(file, "DROP TABLE grids"),
+    "odd rows": lambda file: changed(file, "UPDATE files SET content = '[7]'"),
+    "odd states": lambda file: changed(file, "UPDATE files SET state = NULL, sum = 'x'"),
 }
+
+
+def content_of(file: Path) -> dict[str, set[tuple]]:
+    """What an index says, whatever its rows' numbers are."""
+    tables = {name: rows_of(file, name) for name in ("files", "shared", "grids")}
+    return {name: {row[1:3] for row in rows} for name, rows in tables.items()}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_index_is_made_anew(tmp_path, folder, damage):
-    file = tmp_path / "index.gz"
+    file = tmp_path / "index"
     first = discover(folder, index=file)
-    good = file.read_bytes()
-    file.write_bytes(DAMAGE[damage](good))
+    good = content_of(file)
+    DAMAGE[damage](file)
     assert discover(folder, index=file) == first
-    assert file.read_bytes() == good
+    assert content_of(file) == good
+    assert discover(folder, index=file) == first
 
 
 def test_the_index_is_its_owners_alone_and_names_no_path(tmp_path, folder):
-    file = tmp_path / "cache" / "index.gz"
+    file = tmp_path / "cache" / "index"
     packed = shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
     Path(packed).rename(folder / "Doe.zip")
     settle(folder)
     discover(folder, index=file)
-    content = gzip.decompress(file.read_bytes()).decode()
+    content = file.read_bytes().decode("latin-1")
     for word in ("000.dcm", "notes", "Doe", ".dcm"):
         assert word not in content
     if os.name == "posix":
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    assert [p.name for p in file.parent.iterdir()] == ["index.gz"]
+    assert [p.name for p in file.parent.iterdir()] == ["index"]
 
 
 def test_the_index_says_not_whose_the_images_are(tmp_path, series, t1_tags):
@@ -158,20 +189,19 @@ def test_the_index_says_not_whose_the_images_are(tmp_path, series, t1_tags):
     series(root / "a", series_uid="1.2.1", **whose, **t1_tags)
     series(root / "b", series_uid="1.2.2", modality="PT", Units="BQML", edit=edit, **whose)
     settle(root)
-    records = discover(root, index=tmp_path / "index.gz")
-    content = gzip.decompress((tmp_path / "index.gz").read_bytes()).decode().lower()
+    records = discover(root, index=tmp_path / "index")
+    content = (tmp_path / "index").read_bytes().decode("latin-1").lower()
     for word in (
         "doe", "jane", "hospital", "4711", "19700203", "acc998", "somebody", "gadovist", "study-77",
         "other-88", "71.25", "2024051", "768741300",  # seconds from 2000 to the acquisition
     ):  # fmt: skip
         assert word not in content, word
-    again = FileIndex.read(tmp_path / "index.gz", LooksAgain(root))
-    looked = examine.look_at_folder(root)
-    assert examine.look_at_folder(root, index=again) == looked
-    assert repr(examine.look_at_folder(root, index=again)) == repr(looked)
+    looked = look(root)
+    with FileIndex.at(tmp_path / "index", LooksAgain(root)) as again:
+        assert repr(look(root, index=again)) == repr(looked)
     assert {h.patient_id for item in looked for h in item.headers} == {"HOSPITAL-4711"}
     assert {h.acquired_s for item in looked for h in item.headers} == {768741300.0}
-    assert discover(root, index=tmp_path / "index.gz") == records
+    assert discover(root, index=tmp_path / "index") == records
 
 
 def test_slices_of_two_patients_and_days_are_not_mixed_up(tmp_path, series):
@@ -181,10 +211,10 @@ def test_slices_of_two_patients_and_days_are_not_mixed_up(tmp_path, series):
         moment = {"AcquisitionDate": day, "AcquisitionTime": "235959.25", "PatientID": patient}
         series(root / str(number), series_uid="1.2.1", study_uid="1.2", seed=number, **moment)
     settle(root)
-    discover(root, index=tmp_path / "index.gz")
-    again = FileIndex.read(tmp_path / "index.gz", LooksAgain(root))
-    looked = examine.look_at_folder(root)
-    assert examine.look_at_folder(root, index=again) == looked
+    discover(root, index=tmp_path / "index")
+    looked = look(root)
+    with FileIndex.at(tmp_path / "index", LooksAgain(root)) as again:
+        assert look(root, index=again) == looked
     assert len({(h.patient_id, h.acquired_s) for item in looked for h in item.headers}) == 3
 
 
@@ -193,16 +223,16 @@ def test_a_header_that_cannot_be_read_again_is_not_known(tmp_path, folder):
         def headers(self, path):
             raise PermissionError
 
-    discover(folder, index=tmp_path / "index.gz")
-    again = FileIndex.read(tmp_path / "index.gz", Blind(folder))
-    looked = examine.look_at_folder(folder)
-    assert examine.look_at_folder(folder, index=again) == looked
-    assert again.has_news
+    discover(folder, index=tmp_path / "index")
+    looked = look(folder)
+    with FileIndex.at(tmp_path / "index", Blind(folder)) as again:
+        assert look(folder, index=again) == looked
+    assert again.n_learned == 10
 
 
 def test_an_index_that_cannot_be_written_stops_nothing(tmp_path, folder):
     (tmp_path / "file").touch()
-    assert discover(folder, index=tmp_path / "file" / "index.gz") == discover(folder)
+    assert discover(folder, index=tmp_path / "file" / "index") == discover(folder)
 
 
 def test_processes_give_what_one_process_gives(folder, monkeypatch):
@@ -250,19 +280,20 @@ def test_pipes_are_no_files_and_linked_folders_are_not_entered(tmp_path, series)
 @pytest.mark.real_data
 @pytest.mark.slow
 def test_real_headers_come_back_from_the_index_as_they_were(tmp_path, real_data):
-    index = FileIndex()
-    looked = examine.look_at_folder(real_data, index=index)
-    index.write(tmp_path / "index.gz")
-    again = FileIndex.read(tmp_path / "index.gz", LooksAgain(real_data))
-    assert repr(examine.look_at_folder(real_data, index=again)) == repr(looked)
-    assert not again.has_news
+    again = LooksAgain(real_data)
+    with FileIndex.at(tmp_path / "index", again) as index:
+        looked = look(real_data, index=index)
+    with FileIndex.at(tmp_path / "index", again) as index:
+        assert repr(look(real_data, index=index)) == repr(looked)
+    assert index.n_learned == 0
     assert sum(len(item.headers) for item in looked) > 900
 
 
 def test_what_is_shared_is_written_once(tmp_path, series):
     series(tmp_path / "in", n=60)
     settle(tmp_path / "in")
-    discover(tmp_path / "in", index=tmp_path / "index.gz")
-    content = json.loads(gzip.decompress((tmp_path / "index.gz").read_bytes()))
-    assert (len(content["files"]), len(content["shared"]), len(content["grids"])) == (60, 1, 1)
-    assert content["version"] == index_room.INDEX_VERSION
+    discover(tmp_path / "in", index=tmp_path / "index")
+    tables = [rows_of(tmp_path / "index", name) for name in ("files", "shared", "grids")]
+    assert [len(rows) for rows in tables] == [60, 1, 1]
+    about = dict(rows_of(tmp_path / "index", "about"))
+    assert about["version"] == str(index_room.INDEX_VERSION)
