@@ -119,11 +119,14 @@ class DenoiseStage:
 
     def estimate_memory(self, study: Study) -> int:
         """Volumes go one by one, so the largest counts; what is kept of the others comes on top."""
-        sizes = [(int(o.volume[0].numel()), self._method(o), o) for o in self._inputs(study)]
-        working = max((n * _BYTES_PER_VOXEL[method] for n, method, _ in sizes), default=0)
-        kept = sum(4 * int(o.volume.numel()) for _, _, o in sizes)
-        window = max((_BYTES_PER_WINDOW.get(method, 0) for _, method, _ in sizes), default=0)
-        return working + kept + window + 2 * _BYTES_PER_THREAD
+        inputs = self._inputs(study)
+        kept = sum(4 * o.n_voxels + o.unread_bytes for o in inputs)
+        return kept + max(map(self._working, inputs), default=0) + 2 * _BYTES_PER_THREAD
+
+    def least_memory(self, study: Study) -> int:
+        """One volume at a time, read and written back; no less, for noise is judged as a whole."""
+        peaks = (self._working(o) + 8 * o.n_voxels for o in self._inputs(study))
+        return max(peaks, default=0) + 2 * _BYTES_PER_THREAD
 
     def run(self, study: Study, context: Context) -> StageResult:
         """One denoised volume a role, with the checks of each.
@@ -135,22 +138,25 @@ class DenoiseStage:
         outputs: list[Output] = []
         checks: list[Check] = []
         for given in self._inputs(study):
-            method = self._method(given)
+            volume = given.volume
+            modality = str(volume.meta["modality"])
+            method = self._method_for(modality)
             how = How(method, fast=self.fast, n_threads=context.n_threads, device=context.device)
             try:
                 with torch_settings(context.n_threads):
-                    clean, level = denoise(given.volume, how)
+                    clean, level = denoise(volume, how)
             except MissingWeights as error:
                 return StageResult(status="skipped", reason=str(error))
             sidecar = {
                 "DenoisingMethod": method,
                 "DenoisingFast": self.fast,
                 "NoiseLevel": level,
-                "NoiseLevelUnits": str(given.volume.meta["units"]),
-                **_model_of(method, str(given.volume.meta["modality"])),
+                "NoiseLevelUnits": str(volume.meta["units"]),
+                **_model_of(method, modality),
             }
-            outputs.append(Output("volume", given.role, "denoised", clean, sidecar=sidecar))
-            checks.extend(_checks(given, clean, level))
+            checks.extend(_checks(given.role, volume, clean, level))
+            output = Output("volume", given.role, "denoised", clean, sidecar=sidecar)
+            outputs.append(context.settle(output))
         if not outputs:
             return StageResult(status="skipped", reason="the study has no volume to denoise")
         return StageResult(tuple(outputs), tuple(checks))
@@ -158,8 +164,10 @@ class DenoiseStage:
     def _inputs(self, study: Study) -> tuple[Output, ...]:
         return tuple(study.latest(r) for r in study.roles if not self.roles or r in self.roles)
 
-    def _method(self, given: Output) -> Method:
-        return self._method_for(str(given.volume.meta["modality"]))
+    def _working(self, given: Output) -> int:
+        """Bytes for one volume beside itself and its result, by its role: it may lie in a file."""
+        method = self.method_other if given.role in ("ct", "pet") else self.method_mr
+        return _BYTES_PER_VOXEL[method] * given.n_voxels + _BYTES_PER_WINDOW.get(method, 0)
 
     def _method_for(self, modality: str) -> Method:
         return self.method_mr if modality == "MR" else self.method_other
@@ -180,10 +188,10 @@ def _model_of(method: Method, modality: str) -> dict[str, str]:
     return {"Model": bundle, "ModelSHA256": _weights_of(bundle)}
 
 
-def _checks(given: Output, clean: Volume, level: float) -> Iterator[Check]:
-    role, units = given.role, str(given.volume.meta["units"])
-    before, after = array_of(given.volume)[0], array_of(clean)[0]
-    left = estimate_noise(after, str(given.volume.meta["modality"])).sigma
+def _checks(role: str, given: Volume, clean: Volume, level: float) -> Iterator[Check]:
+    units = str(given.meta["units"])
+    before, after = array_of(given)[0], array_of(clean)[0]
+    left = estimate_noise(after, str(given.meta["modality"])).sigma
     structure = residual_structure(before, after)
     yield Check(
         f"{role}_noise_before",

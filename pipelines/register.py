@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
+import torch
 
 from radloom import __version__
 from radloom.errors import ConfigError
-from radloom.models.registration.elastix import TransformKind, read_parameter_file, register
-from radloom.models.registration.similarity import Similarity
+from radloom.models.registration.elastix import TransformKind, read_parameter_file
+from radloom.models.registration.methods import Found, How, Method, find_transform
+from radloom.pipelines.register_checks import registration_checks
 from radloom.pipelines.stage import Check, Context, StageResult
 from radloom.pipelines.study import Output, Study
 from radloom.shapes import LabelVolume, Volume, affine_of, require_volume, spatial_shape
@@ -22,7 +22,7 @@ from radloom.transforms.spatial import Transform, resample
 
 __all__ = ["FIXED_PREFERENCE", "RegisterStage", "Registration", "register_images"]
 
-_REVISION = 2
+_REVISION = 3
 """Raised when the same parameters give other transforms."""
 
 FIXED_PREFERENCE = ("t1", "t1ce", "flair", "t2", "pd", "ct", "pet")
@@ -30,6 +30,9 @@ FIXED_PREFERENCE = ("t1", "t1ce", "flair", "t2", "pd", "ct", "pet")
 
 _BYTES_PER_VOXEL = {"rigid": 24, "affine": 24, "deformable": 200}
 """Of fixed and moving together, at the peak: copies, pyramids, for a field its float64 forms."""
+
+_WORKING_BYTES = {"elastix": 0, "hybrid": 2 * 2**30, "voxelmorph": 6 * 2**30}
+"""On top: descriptors on the working grid, whose size is bounded; the network's own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,8 @@ class Registration:
     """Moving on the fixed grid, interpolated once."""
     checks: tuple[Check, ...]
     """Named without a role: ``similarity_gain``."""
+    fixed_from_moving: Transform | None = None
+    """The map back from the same estimate, where the method gives one; else invert the other."""
 
 
 def register_images(
@@ -48,38 +53,34 @@ def register_images(
     moving: Volume,
     *,
     transform: TransformKind = "rigid",
+    method: Method | None = None,
     parameter_files: Sequence[Path] = (),
     fixed_mask: LabelVolume | None = None,
     moving_mask: LabelVolume | None = None,
+    device: torch.device | None = None,
     n_threads: int = 1,
     fast: bool = False,
 ) -> Registration:
-    """Map, warped moving volume and checks of one registration; see `elastix.register`.
+    """Map, warped moving volume and checks of one registration; see `methods.find_transform`.
 
     Outside the field of view of `moving` the result holds air (-1024 HU) for a CT, else 0.
 
     Raises:
         InputError: a volume does not keep the contract of `radloom.shapes`.
-        ConfigError: a parameter file does not parse.
+        ConfigError: a parameter file does not parse, or the method cannot give the transform.
+        MissingWeights: voxelmorph, and this release holds no weights.
         StageFailed: elastix gave up.
     """
     require_volume(fixed, "fixed")
     require_volume(moving, "moving")
-    moving_from_fixed = register(
-        fixed,
-        moving,
-        transform=transform,
-        parameter_files=parameter_files,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        n_threads=n_threads,
-        fast=fast,
-    )
+    how = How(transform, method, tuple(parameter_files), fast, device, n_threads)
+    found = find_transform(fixed, moving, how, fixed_mask=fixed_mask, moving_mask=moving_mask)
     warped = resample(
-        moving, moving_from_fixed, affine_of(fixed), spatial_shape(fixed), n_threads=n_threads
+        moving, found.moving_from_fixed, affine_of(fixed), spatial_shape(fixed), n_threads=n_threads
     )
-    checks = tuple(_checks(fixed, moving, moving_from_fixed, fixed_mask))
-    return Registration(moving_from_fixed, warped, checks)
+    checks = tuple(_checks(fixed, moving, found, fixed_mask))
+    back = found.deformation.fixed_from_moving if found.deformation else None
+    return Registration(found.moving_from_fixed, warped, checks, back)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class RegisterStage:
     """The fixed role; a study without it takes the first of `FIXED_PREFERENCE` that it has."""
     moving: tuple[str, ...] = ()
     """Which roles are registered; empty: all others."""
-    method: Literal["elastix"] = "elastix"
+    method: Method | None = None
+    """elastix, voxelmorph or hybrid; None: hybrid where the map may deform, else elastix."""
     transform: TransformKind = "rigid"
     """rigid, affine or deformable."""
     parameter_files: tuple[Path, ...] = ()
@@ -105,13 +107,10 @@ class RegisterStage:
     def __post_init__(self) -> None:
         object.__setattr__(self, "moving", tuple(self.moving))
         object.__setattr__(self, "parameter_files", tuple(Path(p) for p in self.parameter_files))
-        if self.method != "elastix":
-            raise ConfigError(f"register: expected method 'elastix', got {self.method!r}")
-        if self.transform not in _BYTES_PER_VOXEL:
-            raise ConfigError(
-                f"register: expected transform of {sorted(_BYTES_PER_VOXEL)}, "
-                f"got {self.transform!r}"
-            )
+        try:
+            self._how()
+        except ConfigError as error:
+            raise ConfigError(f"register: {error}") from error
 
     @property
     def name(self) -> str:
@@ -119,7 +118,7 @@ class RegisterStage:
         return "register"
 
     def fingerprint(self) -> str:
-        """Of the parameters, the contents of the parameter files and the version.
+        """Of the parameters, the contents of the parameter files, the weights and the version.
 
         Raises:
             ConfigError: a parameter file is not there or does not parse.
@@ -127,6 +126,8 @@ class RegisterStage:
         contents = [dict(read_parameter_file(path)) for path in self.parameter_files]
         parts = {
             **asdict(self),
+            "method": self._how().chosen,
+            "weights": self._how().weights(),
             "parameter_files": contents,
             "revision": _REVISION,
             "version": __version__,
@@ -141,13 +142,17 @@ class RegisterStage:
 
     def estimate_memory(self, study: Study) -> int:
         """The largest pair while it is worked on, and every warped volume."""
-        roles = self._roles(study)
-        if len(roles) < 2:
+        inputs = [study.latest(role) for role in self._roles(study)]
+        if len(inputs) < 2:
             return 0
-        fixed, *moving = (study.latest(role).volume.numel() for role in roles)
-        working = (fixed + max(moving)) * _BYTES_PER_VOXEL[self.transform]
         kept = 16 if self.transform == "deformable" else 4
-        return int(working + kept * fixed * len(moving))
+        unread = sum(output.unread_bytes for output in inputs)
+        return self._working(inputs) + kept * inputs[0].n_voxels * (len(inputs) - 1) + unread
+
+    def least_memory(self, study: Study) -> int:
+        """One pair at a time, read and written back."""
+        inputs = [study.latest(role) for role in self._roles(study)]
+        return 0 if len(inputs) < 2 else self._working(inputs)
 
     def run(self, study: Study, context: Context) -> StageResult:
         """Transform and warped volume of every moving role; skipped where there is nothing to move.
@@ -164,21 +169,34 @@ class RegisterStage:
         fixed, *moving = roles
         outputs: list[Output] = []
         checks: list[Check] = []
+        fixed_volume = study.latest(fixed).volume
         for role in moving:
             found = register_images(
-                study.latest(fixed).volume,
+                fixed_volume,
                 study.latest(role).volume,
                 transform=self.transform,
+                method=self.method,
                 parameter_files=self.parameter_files,
+                device=context.device,
                 n_threads=context.n_threads,
                 fast=self.fast,
             )
-            outputs.extend(self._outputs(fixed, role, found))
+            outputs.extend(map(context.settle, self._outputs(fixed, role, found)))
             checks.extend(
                 Check(f"{role}_{c.name}", c.value, c.low, c.high, c.unit, c.meaning)
                 for c in found.checks
             )
         return StageResult(tuple(outputs), tuple(checks))
+
+    def _working(self, inputs: Sequence[Output]) -> int:
+        """Bytes for the fixed volume, the first, and the largest of the others."""
+        fixed, *moving = (output.n_voxels for output in inputs)
+        how = self._how()
+        own = _WORKING_BYTES["voxelmorph" if how.weights() else how.chosen]
+        return (fixed + max(moving)) * _BYTES_PER_VOXEL[self.transform] + own
+
+    def _how(self) -> How:
+        return How(self.transform, self.method, self.parameter_files, self.fast)
 
     def _roles(self, study: Study) -> tuple[str, ...]:
         """The fixed role, then the moving ones; fewer than two where there is nothing to do."""
@@ -191,7 +209,7 @@ class RegisterStage:
 
     def _outputs(self, fixed: str, role: str, found: Registration) -> Iterator[Output]:
         sidecar = {
-            "RegistrationMethod": self.method,
+            "RegistrationMethod": self._how().chosen,
             "RegistrationTransform": "parameter files" if self.parameter_files else self.transform,
             "RegistrationParameterFiles": [path.name for path in self.parameter_files],
             "RegistrationFast": self.fast,
@@ -215,81 +233,24 @@ class RegisterStage:
 
 
 def _checks(
-    fixed: Volume, moving: Volume, moving_from_fixed: Transform, mask: LabelVolume | None
+    fixed: Volume, moving: Volume, found: Found, mask: LabelVolume | None
 ) -> Iterator[Check]:
-    judge = Similarity.of(
-        fixed,
-        moving,
-        spacing_mm=3.0,
-        n_points=20_000,
-        fixed_mask=mask,
-        seed=2,
-        between_voxels=True,
-    )
-    before, _ = judge.measure(Transform.identity())
-    after, overlap = judge.measure(moving_from_fixed)
-    moved = np.linalg.norm(moving_from_fixed.apply(judge.points) - judge.points, axis=1)
-    yield Check(
-        "similarity_before",
-        before,
-        meaning="Normalised mutual information of the two volumes where the scanners put them.",
-    )
-    yield Check(
-        "similarity_after",
-        after,
-        low=1.03,
-        meaning="Normalised mutual information after registration, from 1 (nothing in common) to "
-        "2. Low: look whether the outlines of the brain and the skull meet.",
-    )
-    yield Check(
-        "similarity_gain",
-        after - before,
-        low=-0.002,
-        meaning="What registration gained. Below zero: it made things worse; do not use the map.",
-    )
-    yield Check(
-        "overlap",
-        overlap,
-        low=0.6,
-        meaning="Share of the fixed head that the moving volume shows. Low: a small field of view, "
-        "or a map that carried the head out of it.",
-    )
-    yield Check(
-        "moved_mm",
-        float(moved.mean()),
-        high=80.0,
-        unit="mm",
-        meaning="How far the map carries the head, on average. High: volumes of different "
-        "sessions, or a map that went astray; look.",
-    )
-    yield from _shape_checks(moving_from_fixed)
-
-
-def _shape_checks(moving_from_fixed: Transform) -> Iterator[Check]:
-    linear = moving_from_fixed.matrix[:3, :3]
-    if moving_from_fixed.is_affine:
-        u, _, vt = np.linalg.svd(linear)
-        cosine = (np.trace(u @ vt) - 1) / 2
-        yield Check(
-            "rotation_degrees",
-            float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
-            high=45.0,
-            unit="degree",
-            meaning="How far the head was turned. High: no patient turns that far; look.",
-        )
-        yield Check(
-            "volume_ratio",
-            float(np.linalg.det(linear)),
-            low=0.8,
-            high=1.25,
-            meaning="How much the map enlarges (1 for a rigid one). Out of range: one head is not "
-            "so much larger than another; look at the affine map.",
-        )
+    yield from registration_checks(fixed, moving, found.moving_from_fixed, mask)
+    deformation = found.deformation
+    if deformation is None or found.affine is None:
         return
     yield Check(
-        "folded_voxels",
-        moving_from_fixed.folded_share(),
-        high=0.001,
-        meaning="Share of voxels where the map turns tissue inside out. Above zero: look at the "
-        "warped volume for smears.",
+        "inverse_error_mm",
+        deformation.inconsistency_mm,
+        high=1.0,
+        unit="mm",
+        meaning="How far there and back misses, median over the head. High: the map is torn; look.",
+    )
+    yield Check(
+        "refined_mm",
+        deformation.refined_mm,
+        high=6.0,
+        unit="mm",
+        meaning="How far the search for this pair carried the head from where it began, the "
+        "network's answer or the affine map, on average. High: they do not agree; look.",
     )

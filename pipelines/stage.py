@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -44,6 +44,7 @@ __all__ = [
     "StageResult",
     "forget_stages",
     "is_plain",
+    "least_memory",
     "make_generator",
     "read_receipts",
     "read_records",
@@ -60,9 +61,9 @@ def _as_it_is(output: Output) -> Output:
     return output
 
 
-def _at_once(memory: int) -> AbstractContextManager[None]:  # noqa: ARG001 - as a worker's does
-    """What `Context.turn` does where nobody else computes: nothing."""
-    return nullcontext()
+def _at_once(memory: int, least: int) -> AbstractContextManager[int]:  # noqa: ARG001 - as a worker's
+    """What `Context.turn` does where nobody else computes: all that it asks for."""
+    return nullcontext(memory)
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,20 @@ class Context:
     """Whether the user trusts outside bundles and pickled checkpoints (--trust)."""
     is_last: bool = False
     """Whether no stage follows, so that nothing needs to stay in memory."""
+    memory: int | None = None
+    """Where memory is short: bytes that the stage may take at its peak, what it reads of the study
+    included, for that lies in files then. Never less than its `least_memory`; the results must be
+    the same bytes. None: all that it estimated."""
     keep: Callable[[Output], Output] = _as_it_is
     """Writes an output at once, and hands it back as the stage must give it: a stage of many large
     volumes calls it for each, so that those that no stage takes do not pile up in memory."""
-    turn: Callable[[int], AbstractContextManager[None]] = _at_once
-    """Waits until a stage that needs so many bytes may compute; the block ends when it has."""
+    turn: Callable[[int, int], AbstractContextManager[int]] = _at_once
+    """Waits until a stage that needs so many bytes, and can do with so many, may compute, and says
+    how many there are; the block ends when it has."""
+
+    def settle(self, output: Output) -> Output:
+        """The output as it is; where memory is short written at once and let go, as by `keep`."""
+        return output if self.memory is None else self.keep(output)
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,9 @@ class Stage(Protocol):
 
     A stage never changes its input, touches no disk (ingest, which reads sources, excepted), and
     takes device and randomness from its context.
+
+    One that can do with less memory than its estimate, to the same bytes, also has a method
+    `least_memory` (see there), and heeds `Context.memory`. Others fail where memory is short.
     """
 
     @property
@@ -127,6 +140,16 @@ class Stage(Protocol):
             RadloomError: this study cannot be done; the message is for people.
         """
         ...
+
+
+def least_memory(stage: Stage, study: Study) -> int | None:
+    """Bytes with which a stage can do, and still give the same; None: it knows no less.
+
+    That is its peak, what it reads of the study included, where each of its outputs goes through
+    `Context.settle` and the volumes of the study lie in their files.
+    """
+    of_stage = getattr(stage, "least_memory", None)
+    return None if of_stage is None else int(of_stage(study))
 
 
 def is_plain(stage: Stage) -> bool:
@@ -179,6 +202,9 @@ def run_stage(stage: Stage, study: Study, out: Path, context: Context) -> tuple[
     Where a receipt matches (`_resumed`) nothing is run, and the outputs are read only when a later
     stage asks for them. `context` gets its generator here, from `make_generator`.
 
+    Where memory is short, the study's volumes are left to their files, and the stage is told how
+    much there is (`Context.memory`); so it is where memory runs out all the same, once.
+
     Raises:
         StageFailed: the stage gave up; the receipt says so, and never matches.
         OutOfMemory: it gave up for lack of memory.
@@ -203,16 +229,12 @@ def run_stage(stage: Stage, study: Study, out: Path, context: Context) -> tuple[
             place.tidy()
             return _with_results(study, known, out), known
         place.begin()
-        kept: list[Output] = []
-        context = replace(
-            context,
-            generator=_generator(stage, study, fingerprint),
-            keep=partial(_kept, kept, study=study, place=place, is_last=context.is_last),
-        )
-        with context.turn(_estimate(stage, study)), measured(context.device, cost):
-            result = _result(stage, study, context)
+        work = _Work(stage, study, place, context, fingerprint)
+        needed, least = work.memory()
+        with context.turn(needed, least) as given, measured(context.device, cost):
+            result = work.stepping_down(needed, least, given)
         receipt = _with_cost(receipt, cost)
-        outputs, receipt = _publish(result, kept, study, place, receipt)
+        outputs, receipt = _publish(result, work.kept, study, place, receipt)
     except Exception as error:
         raise _failed(error, place, _with_cost(receipt, cost)) from error
     return study.with_outputs(stage.name, outputs, receipt.checks), receipt
@@ -296,19 +318,67 @@ def _with_results(study: Study, known: Receipt, out: Path) -> Study:
     return study.with_outputs(known.stage, deferred, known.checks)
 
 
-def _estimate(stage: Stage, study: Study) -> int:
-    """The stage's estimate of its memory; 0 where it has none, for `run` will say why."""
-    try:
-        return stage.estimate_memory(study)
-    except Exception:  # noqa: BLE001  # run meets it again, and its reason is recorded
-        return 0
+@dataclass
+class _Work:
+    """One stage on one study, and the steps down where memory is short."""
 
+    stage: Stage
+    study: Study
+    place: StageFolder
+    context: Context
+    fingerprint: str
+    kept: list[Output] = field(default_factory=list)
+    """What the stage had written at once."""
 
-def _result(stage: Stage, study: Study, context: Context) -> StageResult:
-    try:
-        return stage.run(study, context)
-    except MissingWeights as error:
-        return StageResult(status="skipped", reason=reason_of(error))
+    def memory(self) -> tuple[int, int]:
+        """Bytes beyond what is held now: by the stage's estimate, and those with which it can do.
+
+        Zero where it has no estimate, for `run` will say why.
+        """
+        try:
+            needed = self.stage.estimate_memory(self.study)
+            least = least_memory(self.stage, self.study)
+        except Exception:  # noqa: BLE001  # run meets it again, and its reason is recorded
+            return 0, 0
+        return needed, needed if least is None else min(needed, least - self._held())
+
+    def stepping_down(self, needed: int, least: int, given: int) -> StageResult:
+        """What the stage gives with so many bytes beyond those held; with the least, if need be.
+
+        `needed` and `least` are those of `memory`.
+        """
+        held = self._held()
+        result = self._attempt(given + held if given < needed else None, can_fail=given > least)
+        if result is None:
+            self.kept.clear()
+            self.place.begin()
+            result = self._attempt(least + held)
+        assert result is not None
+        return result
+
+    def _held(self) -> int:
+        return sum(output.held_bytes for output in self.study.find())
+
+    def _attempt(self, memory: int | None, *, can_fail: bool = False) -> StageResult | None:
+        """What the stage gives; None if memory ran out and that is no failure yet."""
+        if memory is not None:
+            for output in self.study.find():
+                output.let_go(self.place.out, READERS[output.kind])
+        is_last = self.context.is_last or memory is not None
+        context = replace(
+            self.context,
+            memory=memory,
+            generator=_generator(self.stage, self.study, self.fingerprint),
+            keep=partial(_kept, self.kept, study=self.study, place=self.place, is_last=is_last),
+        )
+        try:
+            return self.stage.run(self.study, context)
+        except MissingWeights as error:
+            return StageResult(status="skipped", reason=reason_of(error))
+        except Exception as error:
+            if can_fail and is_out_of_memory(error):
+                return None
+            raise
 
 
 def _publish(
@@ -365,7 +435,8 @@ def _kept(
     done = write_output(output, study.record, place.partial, beside=beside)
     if is_last or not output.role:
         path = inside(place.out, next(iter(done.files)))
-        done = replace(done, source=Deferred(path, READERS[done.kind]))
+        source = Deferred(path, READERS[done.kind], _series_uid(done), stays=False)
+        done = replace(done, source=source)
     kept.append(done)
     return done
 
@@ -444,7 +515,7 @@ def _series_uid(output: Output) -> str:
     if isinstance(output.source, Voxels):
         return output.source.series_uid
     if isinstance(output.source, Deferred):  # its file is not at its place yet
-        return str(output.sidecar.get("SeriesInstanceUID", ""))
+        return output.source.series_uid
     return str(output.volume.meta.get("series_uid", ""))
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from radloom.errors import InputError
+from radloom.transforms.nifti import read_nifti_header
 from radloom.voxels import Voxels
 
 if TYPE_CHECKING:  # discovery carries records, and must not wait for torch and MONAI
@@ -118,10 +120,14 @@ class StudyRecord:
 
 @dataclass(frozen=True)
 class Deferred:
-    """Data that still lies in a file, because its stage was not run again."""
+    """Data that lies in a file: its stage was not run again, or memory is short."""
 
     path: Path
     read: Callable[[Path], Data]
+    series_uid: str = ""
+    """Of a volume or label, where the file is not at its place yet."""
+    stays: bool = True
+    """Whether it stays in memory once it is read; otherwise each who asks has it read anew."""
 
 
 @dataclass(frozen=True)
@@ -153,13 +159,50 @@ class Output:
         A volume without a role is read each time: no stage asks again, and one picture of a long
         time series shall not keep it in memory.
         """
-        if isinstance(self.source, Deferred) and self.kind == "volume" and not self.role:
-            return self.source.read(self.source.path)
         if isinstance(self.source, Deferred):
-            object.__setattr__(self, "source", self.source.read(self.source.path))
+            found = self.source.read(self.source.path)
+            if not self.source.stays or (self.kind == "volume" and not self.role):
+                return found
+            object.__setattr__(self, "source", found)
         elif isinstance(self.source, Voxels):
             object.__setattr__(self, "source", self.source.volume())
         return cast("Data", self.source)
+
+    @property
+    def n_voxels(self) -> int:
+        """Of a volume or label, all channels together; of one in a file by its header alone."""
+        if isinstance(self.source, Deferred):
+            return prod(read_nifti_header(self.source.path).shape)
+        if isinstance(self.source, Voxels):
+            return self.source.array.size
+        return int(self.volume.numel())
+
+    @property
+    def unread_bytes(self) -> int:
+        """Of memory that a volume will take which lies in a file still."""
+        return 4 * self.n_voxels if isinstance(self.source, Deferred) else 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Of memory that its voxels or its displacements take now; 0 where they lie in a file."""
+        source = self.source
+        if self.kind == "transform" and not isinstance(source, Deferred):
+            field = self.transform.displacement_mm
+            return 0 if field is None else field.nbytes
+        if self.kind not in ("volume", "label") or isinstance(source, Deferred):
+            return 0
+        if isinstance(source, Voxels):
+            return source.array.nbytes
+        return int(self.volume.nbytes)
+
+    def let_go(self, out: Path, read: Callable[[Path], Data]) -> None:
+        """Leaves voxels and displacements to their file below `out`, from where each asks anew.
+
+        Nothing else changes: what a read gives is what was in memory.
+        """
+        if self.files and (self.held_bytes or isinstance(self.source, Deferred)):
+            path = out / next(iter(self.files))
+            object.__setattr__(self, "source", Deferred(path, read, stays=False))
 
     @property
     def volume(self) -> Volume:

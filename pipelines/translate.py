@@ -228,7 +228,13 @@ class TranslateStage:
     def estimate_memory(self, study: Study) -> int:
         """Bytes at the peak: a few float32 copies of the volumes, and the network's features."""
         inputs = self._inputs(study).values()
-        return max((4 * 32 * output.volume.numel() for output in inputs), default=0)
+        unread = sum(output.unread_bytes for output in inputs)
+        return max((4 * 32 * output.n_voxels for output in inputs), default=0) + unread
+
+    def least_memory(self, study: Study) -> int:
+        """The same and what it reads: windows of another size would give other numbers."""
+        n_voxels = [output.n_voxels for output in self._inputs(study).values()]
+        return 4 * 32 * max(n_voxels, default=0) + 4 * sum(n_voxels)
 
     def run(self, study: Study, context: Context) -> StageResult:
         """The pseudo-CT, what follows from it, and checks; skipped where one of them is absent.

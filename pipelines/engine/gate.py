@@ -4,6 +4,9 @@ A study asks before each stage that it runs, with the stage's own estimate. It w
 estimates of all that run, and what the others hold, fit into the memory for the run, and until its
 device has a place. Studies that only read or write ask for no device: so the next study is read
 while the device works, and results are written behind it.
+
+A stage that needs more than there is runs when no other does, and is told how much there is. One
+that cannot do with that is refused.
 """
 
 from __future__ import annotations
@@ -12,10 +15,21 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Ask", "Gate"]
+__all__ = ["Ask", "Gate", "NoRoom"]
 
 _LOOK_S = 0.5
 """How often one who waits asks whether it is still wanted."""
+
+
+class NoRoom(Exception):
+    """A stage needs more than there is, though no other runs."""
+
+    def __init__(self, held: int, memory: int) -> None:
+        super().__init__(f"{held} of {memory} bytes are held by its own process")
+        self.held = held
+        """Bytes that its process holds."""
+        self.memory = memory
+        """Bytes for all."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,14 @@ class Ask:
     device: str = ""
     """The device that it computes on; empty where it only reads or writes."""
     alone: bool = False
-    """Whether no other stage may run meanwhile."""
+    """Whether no other stage may run meanwhile, and this one shall do with the least."""
+    least: int | None = None
+    """Bytes with which it can do; below zero where it lets go of what it holds; None: `memory`."""
+
+    @property
+    def at_least(self) -> int:
+        """`least`, or `memory` where it knows no less."""
+        return self.memory if self.least is None else min(self.least, self.memory)
 
 
 @dataclass
@@ -35,6 +56,8 @@ class _Seat:
     held: int = 0
     """Bytes that the process held when last looked at."""
     granted: Ask | None = None
+    given: int = 0
+    """Bytes that it may take beyond what it held."""
     reserved: int = 0
     device: str = ""
 
@@ -42,9 +65,8 @@ class _Seat:
 class Gate:
     """Memory and places on devices, shared by the processes of one worker.
 
-    Asks are met in the order in which they came; only one whose device is taken lets others by. A
-    stage that needs more than there is runs when no other does: estimates err, and whoever takes
-    too much is ended (`Supervisor`).
+    Asks are met in the order in which they came; only one whose device is taken lets others by.
+    Estimates err, and whoever takes too much is ended (`Supervisor`).
     """
 
     def __init__(self, memory: int, n_places: Callable[[str], int]) -> None:
@@ -55,10 +77,17 @@ class Gate:
         self._changed = threading.Condition()
 
     def enter(self, who: int, ask: Ask, is_wanted: Callable[[], bool] = lambda: True) -> bool:
-        """Waits until `who` may run a stage; False if it was not wanted any more before that."""
+        """Waits until `who` may run a stage; False if it was not wanted any more before that.
+
+        Raises:
+            NoRoom: it can do with no less than there is not.
+        """
         mine = (who, ask)
         with self._changed:
             self._give_back(who)
+            held = self._seat(who).held
+            if held + ask.at_least > self.memory:
+                raise NoRoom(held, self.memory)
             self._queue.append(mine)
             try:
                 while not self._is_due(mine):
@@ -66,8 +95,8 @@ class Gate:
                         return False
                     self._changed.wait(_LOOK_S)
                 seat = self._seat(who)
-                seat.granted, seat.device = ask, ask.device
-                seat.reserved = seat.held + ask.memory
+                seat.granted, seat.device, seat.given = ask, ask.device, self._share(ask)
+                seat.reserved = seat.held + seat.given
             finally:
                 self._queue.remove(mine)
                 self._changed.notify_all()
@@ -93,6 +122,11 @@ class Gate:
                 del self._seats[who]
             self._changed.notify_all()
 
+    def given(self, who: int) -> int:
+        """Bytes that `who` may take in its stage beyond what it held before."""
+        with self._changed:
+            return self._seat(who).given
+
     def reserved(self, who: int) -> int:
         """Bytes that `who` was expected to take at most; 0 outside of a stage."""
         with self._changed:
@@ -107,7 +141,7 @@ class Gate:
 
     def _give_back(self, who: int) -> None:
         seat = self._seat(who)
-        seat.granted, seat.reserved, seat.device = None, 0, ""
+        seat.granted, seat.given, seat.reserved, seat.device = None, 0, 0, ""
 
     def _is_due(self, mine: tuple[int, Ask]) -> bool:
         for ticket in self._queue:
@@ -121,6 +155,13 @@ class Gate:
     def _has_place(self, device: str) -> bool:
         taken = sum(seat.device == device for seat in self._seats.values())
         return not device or taken < self._n_places(device)
+
+    def _share(self, ask: Ask) -> int:
+        """What it gets: all that it asked for, or what there is beside what all hold."""
+        if ask.alone:
+            return ask.at_least
+        room = self.memory - sum(seat.held for seat in self._seats.values())
+        return max(ask.at_least, min(ask.memory, room))
 
     def _fits(self, who: int, ask: Ask) -> bool:
         others = [seat for number, seat in self._seats.items() if number != who]

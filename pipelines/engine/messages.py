@@ -1,8 +1,9 @@
 """Messages between a worker and the process of a study: pickled tuples over two pipes.
 
-To the process: ``("path", sys.path)`` once, ``("job", bytes)`` for each study, ``("go",)`` when it
-may compute. From it: ``("enters", stage)``, ``("asks", bytes needed, device or "")``,
-``("computed",)``, ``("over", outcome)``.
+To the process: ``("path", sys.path)`` once, ``("job", bytes)`` for each study, ``("go", bytes that
+it may take)`` or ``("no", bytes that it holds, bytes for the run)`` when it asked whether it
+may compute. From it: ``("enters", stage)``, ``("asks", bytes needed, bytes at least, device or
+"")``, ``("computed",)``, ``("over", outcome)``.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from radloom.errors import OutOfMemory
 from radloom.pipelines.engine.job import Outcome
 from radloom.pipelines.engine.messages import receive, send
 
@@ -74,14 +75,27 @@ class _Link:
         send(self._news, "enters", stage)
 
     @contextlib.contextmanager
-    def turn(self, memory: int, device: str) -> Iterator[None]:
-        send(self._news, "asks", memory, device)
-        if receive(self._requests) != ("go",):
-            os._exit(1)  # the worker is gone
+    def turn(self, memory: int, least: int, device: str) -> Iterator[int]:
+        send(self._news, "asks", memory, least, device)
+        match receive(self._requests):
+            case ("go", int(given)):
+                pass
+            case ("no", int(held), int(allowed)):
+                raise OutOfMemory(_no_room(held + min(least, memory), allowed))
+            case _:
+                os._exit(1)  # the worker is gone
         try:
-            yield
+            yield given
         finally:
             send(self._news, "computed")
+
+
+def _no_room(needed: int, allowed: int) -> str:
+    return (
+        f"needs at least {needed / 1e9:.1f} GB of memory, with what its process holds, and the run "
+        f"has {allowed / 1e9:.1f} GB: give --memory more, or take a machine (on a cluster, "
+        "workers) with more; it was not begun"
+    )
 
 
 def _die_with_parent() -> None:

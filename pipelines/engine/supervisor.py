@@ -25,7 +25,7 @@ from radloom.pipelines.engine.death import (
     last_words,
     reason_of_death,
 )
-from radloom.pipelines.engine.gate import Ask, Gate
+from radloom.pipelines.engine.gate import Ask, Gate, NoRoom
 from radloom.pipelines.engine.job import Death, Outcome, Task
 from radloom.pipelines.engine.messages import receive, send
 
@@ -154,23 +154,34 @@ class Supervisor:
                         self.gate.leave(slot)
                         self._time(process, task, stage, 0)
                         tell({"study": task.study, "stage": stage})
-                    case ("asks", int(memory), str(device)):
+                    case ("asks", int(memory), int(least), str(device)):
                         process.deadline = None
-                        ask = Ask(memory, device, task.alone)
-                        if not self.gate.enter(slot, ask, process.is_wanted):
+                        ask = Ask(memory, device, task.alone, least)
+                        answer = self._admit(slot, process, ask)
+                        if answer is None:
                             process.end("unwanted")
                             return None
                         self._time(process, task, process.stage, memory)
-                        if device:
+                        if device and answer[0] == "go":
                             places = self.gate.n_places(device)
                             tell({"study": task.study, "device": device, "places": places})
-                        send(streams.stdin, "go")
+                        send(streams.stdin, *answer)
                     case ("computed",):
                         self.gate.leave_device(slot)
                         tell({"study": task.study, "computed": True})
                     case ("over", Outcome() as outcome):
                         return outcome
         return None
+
+    def _admit(self, slot: int, process: _Process, ask: Ask) -> tuple[Any, ...] | None:
+        """What a process hears that asks whether it may compute; None: nobody wants it any more."""
+        if held := _resident(process.popen.pid):
+            self.gate.note(slot, held)
+        try:
+            entered = self.gate.enter(slot, ask, process.is_wanted)
+        except NoRoom as lack:
+            return "no", lack.held, lack.memory
+        return ("go", self.gate.given(slot)) if entered else None
 
     def _time(self, process: _Process, task: Task, stage: str, estimate: int) -> None:
         limit = task.stage_timeout_s or default_timeout_s(estimate)

@@ -80,10 +80,14 @@ class Link(Protocol):
         """The study enters a stage."""
         ...
 
-    def turn(self, memory: int, device: str) -> AbstractContextManager[None]:
+    def turn(self, memory: int, least: int, device: str) -> AbstractContextManager[int]:
         """Waits until so many bytes, and a place on a device, are free; it is left with the block.
 
-        `device` is empty for a stage that computes nothing.
+        Gives the bytes that there are: `memory`, or less and no less than `least`. `device` is
+        empty for a stage that computes nothing.
+
+        Raises:
+            OutOfMemory: there is not even `least`.
         """
         ...
 
@@ -94,9 +98,9 @@ class _Alone:
     def enters(self, stage: str) -> None:
         del stage
 
-    def turn(self, memory: int, device: str) -> AbstractContextManager[None]:
-        del memory, device
-        return nullcontext()
+    def turn(self, memory: int, least: int, device: str) -> AbstractContextManager[int]:
+        del least, device
+        return nullcontext(memory)
 
 
 _ALONE = _Alone()
@@ -260,11 +264,13 @@ def _for(stage: Stage, job: Job, context: Context, link: Link) -> Context:
 
 
 @contextlib.contextmanager
-def _turn(memory: int, *, link: Link, device: str, stage_device: torch.device) -> Iterator[None]:
+def _turn(
+    memory: int, least: int, *, link: Link, device: str, stage_device: torch.device
+) -> Iterator[int]:
     """A turn after which the GPU is left as it was found: the next process needs its memory."""
-    with link.turn(memory, device):
+    with link.turn(memory, least, device) as given:
         try:
-            yield
+            yield given
         finally:
             if device and stage_device.type == "cuda":
                 import torch

@@ -80,8 +80,13 @@ class ReportStage:
 
     def estimate_memory(self, study: Study) -> int:
         """Three planes and a coarse copy of a volume at a time."""
-        largest = max((o.volume.numel() for o in _volumes(study)), default=0)
+        largest = max((o.n_voxels for o in _volumes(study)), default=0)
         return 64 * 2**20 + 2 * largest
+
+    def least_memory(self, study: Study) -> int:
+        """The same and three volumes, read for one picture."""
+        largest = max((o.n_voxels for o in _volumes(study)), default=0)
+        return 64 * 2**20 + (2 + 3 * 4) * largest
 
     def run(self, study: Study, context: Context) -> StageResult:  # noqa: ARG002 - the protocol's
         """A PNG for each volume ingested, denoised, registered, translated and segmented."""

@@ -145,7 +145,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     )
     options = ["--nthreads", "1", "--memory-limit", "2GB", "--no-dashboard"]
     options += ["--scheduler-file", str(file), "--local-directory", str(folder / "dask")]
-    path = os.pathsep.join([str(COHORT.parent), os.environ.get("PYTHONPATH", "")])
+    support = COHORT.parents[1] / "support"
+    path = os.pathsep.join([str(COHORT.parent), str(support), os.environ.get("PYTHONPATH", "")])
     workers = [
         subprocess.Popen(
             [*dask, "worker", *options], env={**os.environ, "PYTHONPATH": path}, **quiet

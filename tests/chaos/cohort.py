@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import os
 import signal
 import sys
@@ -16,46 +15,24 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+from toys import Make, record_of
 
 from radloom.errors import RadloomError
 from radloom.pipelines.runner import Limits, run_records
 from radloom.pipelines.stage import Context, Stage, StageResult
-from radloom.pipelines.study import Output, SeriesRecord, Study, StudyRecord
+from radloom.pipelines.study import Output, Study
 from radloom.pipelines.workflow import Workflow
-from radloom.voxels import Voxels
 
 VICTIMS = ("hungry", "crashing", "hanging")
 MEMORY = 10**9
 """Bytes for the run: three processes fit, and one that takes more and more does not."""
 SHAPE = (24, 28, 32)
-
-
-@dataclass(frozen=True)
-class Make:
-    """A volume drawn from the hashes of what the stage takes; no stage needs torch."""
-
-    pause_s: float
-    name: str = "ingest"
-    is_plain: ClassVar[bool] = True
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self.name.encode()).hexdigest()
-
-    def input_hashes(self, study: Study) -> Mapping[str, str]:
-        return {"study": study.record.study_uid}
-
-    def estimate_memory(self, study: Study) -> int:
-        return 50 * 2**20
-
-    def run(self, study: Study, context: Context) -> StageResult:
-        time.sleep(self.pause_s)
-        seed = hashlib.sha256(repr(sorted(self.input_hashes(study).items())).encode()).digest()
-        values = np.random.default_rng(list(seed)).random((1, *SHAPE), np.float32)
-        volume = Voxels(values, np.eye(4), "MR", "arbitrary", "1.2")
-        return StageResult((Output("volume", "t1", f"{self.name}ed", volume),))
 
 
 @dataclass(frozen=True)
@@ -67,7 +44,7 @@ class Smooth(Make):
     def input_hashes(self, study: Study) -> Mapping[str, str]:
         return dict(study.latest("t1").files)
 
-    def run(self, study: Study, context: Context) -> StageResult:
+    def act(self, study: Study) -> None:
         victim = study.record.subject
         if victim == "hungry":
             blocks = []
@@ -78,7 +55,6 @@ class Smooth(Make):
             ctypes.string_at(8)
         if victim == "hanging":
             ctypes.PyDLL(None).sleep(3600)  # holds the interpreter, as native code may
-        return super().run(study, context)
 
 
 @dataclass(frozen=True)
@@ -88,7 +64,7 @@ class Measure(Smooth):
     name: str = "segment"
 
     def run(self, study: Study, context: Context) -> StageResult:
-        time.sleep(self.pause_s)
+        time.sleep(self.seconds)
         rows = tuple({"file": sha256} for sha256 in self.input_hashes(study).values())
         return StageResult((Output("table", "t1", "volumes", rows),))
 
@@ -117,27 +93,19 @@ class FullDisk(Make):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def record_of(subject: str) -> StudyRecord:
-    series = SeriesRecord(
-        series_uid="1.2",
-        modality="MR",
-        description="T1",
-        status="accepted",
-        role="t1",
-        shape=SHAPE,
-        spacing=(1.0, 1.0, 1.0),
-        entities={"suffix": "T1w", "datatype": "anat"},
-    )
-    return StudyRecord(subject, "1", f"1.2.{subject}", Path(), (series,))
-
-
 def subjects_of(n_studies: int) -> tuple[str, ...]:
     return (*(f"{n:03d}" for n in range(n_studies - len(VICTIMS))), *VICTIMS)
 
 
 def stages_of(out: Path) -> tuple[Stage, ...]:
     flag = out.resolve().parent / "full"
-    return (Make(0.1), Smooth(0.2), FullDisk(0, flag=flag), Measure(0.1))
+    memory = 50 * 2**20
+    return (
+        Make(seconds=0.1, shape=SHAPE, memory=memory),
+        Smooth(seconds=0.2, shape=SHAPE, memory=memory),
+        FullDisk(flag=flag, memory=memory),
+        Measure(seconds=0.1, memory=memory),
+    )
 
 
 def main() -> None:
@@ -148,7 +116,7 @@ def main() -> None:
     scheduler = sys.argv[4] if len(sys.argv) > 4 else None
     try:
         run_records(
-            tuple(map(record_of, subjects_of(n_studies))),
+            tuple(record_of(subject, SHAPE) for subject in subjects_of(n_studies)),
             out,
             Workflow("chaos", stages_of(out)),
             device="cpu",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import itertools
 import json
 import os
@@ -11,61 +10,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import cloudpickle
 import numpy as np
 import psutil
 import pytest
+import toys
 from distributed import Client, LocalCluster
 from filelock import FileLock
+from toys import Make, records_of
 
 from radloom.errors import ConfigError, InputError, StageFailed
 from radloom.pipelines import runner
 from radloom.pipelines.engine.cluster import Plan, choose_device, plan
 from radloom.pipelines.engine.selection import select
 from radloom.pipelines.runner import Limits, run_records
-from radloom.pipelines.stage import Context, StageResult, read_receipts
-from radloom.pipelines.study import Output, SeriesRecord, Study, StudyRecord
+from radloom.pipelines.stage import read_receipts
+from radloom.pipelines.study import Study
 from radloom.pipelines.workflow import Workflow
-from radloom.voxels import Voxels
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-@dataclass(frozen=True)
-class Make:
-    """Gives a volume made from the study's name; leaves a line in `diary` each time it runs."""
-
-    diary: Path
-    name: str = "ingest"
-    seconds: float = 0.0
-    is_plain: ClassVar[bool] = True
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self.name.encode()).hexdigest()
-
-    def input_hashes(self, study: Study) -> Mapping[str, str]:
-        return {"study": study.record.study_uid}
-
-    def estimate_memory(self, study: Study) -> int:
-        return 0
-
-    def run(self, study: Study, context: Context) -> StageResult:
-        with self.diary.open("a") as diary:
-            diary.write(f"{study.record.key} {self.name}\n")
-        time.sleep(self.seconds)
-        self.act(study)
-        value = int.from_bytes(study.record.study_uid.encode(), "big") % 1000
-        array = np.full((1, 4, 5, 6), value, np.float32)
-        volume = Voxels(array, np.eye(4), "MR", "arbitrary", "1.2")
-        return StageResult((Output("volume", "t1", f"{self.name}ed", volume),))
-
-    def act(self, study: Study) -> None:
-        """Nothing: this one is fine."""
 
 
 @dataclass(frozen=True)
@@ -126,24 +92,6 @@ class Devour(Make):
         while study.record.subject == "devour" and len(blocks) < 64:
             blocks.append(np.ones(32 * 2**20, np.uint8))
             time.sleep(0.05)
-
-
-def record_of(subject: str) -> StudyRecord:
-    series = SeriesRecord(
-        series_uid="1.2",
-        modality="MR",
-        description="T1",
-        status="accepted",
-        role="t1",
-        shape=(4, 5, 6),
-        spacing=(1.0, 1.0, 1.0),
-        entities={"suffix": "T1w", "datatype": "anat"},
-    )
-    return StudyRecord(subject, "1", f"1.2.{subject}", Path(), (series,))
-
-
-def records_of(*subjects: str) -> tuple[StudyRecord, ...]:
-    return tuple(record_of(subject) for subject in subjects)
 
 
 def run_count(diary: Path) -> dict[str, int]:
@@ -366,14 +314,15 @@ import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import {module} as fake
+import toys
+from radloom.pipelines.runner import run_records
 from radloom.pipelines.workflow import Workflow
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
     diary, out = Path(sys.argv[2]), Path(sys.argv[3])
-    stages = (fake.Make(diary), fake.Make(diary, name="denoise", seconds=600))
-    fake.run_records(fake.records_of("a", "b"), out, Workflow("f", stages), device="cpu", workers=2)
+    stages = (toys.Make(diary), toys.Make(diary, name="denoise", seconds=600))
+    run_records(toys.records_of("a", "b"), out, Workflow("f", stages), device="cpu", workers=2)
 """
 
 
@@ -381,9 +330,9 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_a_driver_that_is_killed(tmp_path, how):
     script, diary, out = tmp_path / "driver.py", tmp_path / "diary", tmp_path / "out"
-    script.write_text(DRIVER.format(module=Path(__file__).stem))
+    script.write_text(DRIVER)
     with subprocess.Popen(
-        [sys.executable, script, Path(__file__).parent, diary, out],
+        [sys.executable, script, Path(toys.__file__).parent, diary, out],
         stderr=subprocess.DEVNULL,
     ) as driver:
         deadline = time.monotonic() + 120

@@ -3,70 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cloudpickle
-import numpy as np
 import pytest
+import toys
+from toys import Make, records_of
 
 from radloom.errors import ConfigError, RadloomError
 from radloom.pipelines.runner import RunSummary, run_records
-from radloom.pipelines.stage import Context, StageResult
-from radloom.pipelines.study import Output, SeriesRecord, Study, StudyRecord
+from radloom.pipelines.study import Study
 from radloom.pipelines.workflow import Workflow
-from radloom.shapes import make_volume
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+for module in (toys, sys.modules[__name__]):  # workers that somebody else started know neither
+    cloudpickle.register_pickle_by_value(module)
 
 
 @dataclass(frozen=True)
-class Make:
-    """Gives a volume, and leaves a line in `diary` when it begins; waits while `gate` is there."""
+class Wait(Make):
+    """Waits while `gate` is there, on all studies but a."""
 
-    diary: Path
-    gate: Path
-    name: str = "ingest"
+    gate: Path = Path("gate")
 
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self.name.encode()).hexdigest()
-
-    def input_hashes(self, study: Study) -> Mapping[str, str]:
-        return {"study": study.record.study_uid}
-
-    def estimate_memory(self, study: Study) -> int:
-        return 0
-
-    def run(self, study: Study, context: Context) -> StageResult:
-        with self.diary.open("a") as diary:
-            diary.write(f"{study.record.key}\n")
+    def act(self, study: Study) -> None:
         while self.gate.exists() and study.record.subject != "a":
             time.sleep(0.1)
-        volume = make_volume(
-            np.ones((4, 5, 6)), np.eye(4), modality="MR", units="arbitrary", series_uid="1.2"
-        )
-        return StageResult((Output("volume", "t1", f"{self.name}ed", volume),))
-
-
-def records_of(*subjects: str) -> tuple[StudyRecord, ...]:
-    series = SeriesRecord(
-        series_uid="1.2",
-        modality="MR",
-        description="T1",
-        status="accepted",
-        role="t1",
-        shape=(4, 5, 6),
-        spacing=(1.0, 1.0, 1.0),
-        entities={"suffix": "T1w", "datatype": "anat"},
-    )
-    return tuple(StudyRecord(s, "1", f"1.2.{s}", Path(), (series,)) for s in subjects)
 
 
 def wait_until(met: Callable[[], bool], what: str, limit_s: float = 120) -> None:
@@ -109,7 +77,7 @@ def scheduler_and_worker(folder: Path) -> Iterator[tuple[str, subprocess.Popen[b
 
 
 def carry_through(tmp_path: Path, scheduler: str) -> RunSummary:
-    stage = Make(tmp_path / "diary", tmp_path / "gate")
+    stage = Wait(tmp_path / "diary", gate=tmp_path / "gate")
     return run_records(
         records_of("a", "b", "c"),
         tmp_path / "out",

@@ -116,6 +116,11 @@ class ExportStage:
         shapes = (series.shape for series in study.record.series if series.role)
         return _BYTES_A_VOXEL * max((i * j * k for i, j, k in shapes), default=0)
 
+    def least_memory(self, study: Study) -> int:
+        """The same and a volume or label, read for one series of objects."""
+        volumes = study.find(kind="volume") + study.find(kind="label")
+        return self.estimate_memory(study) + 4 * max((o.n_voxels for o in volumes), default=0)
+
     def run(self, study: Study, context: Context) -> StageResult:
         """Every instance as an output of kind ``dicom``; skipped where nothing came from DICOM.
 
@@ -127,18 +132,20 @@ class ExportStage:
         checks: list[Check] = []
         reasons: list[str] = []
         for kind in self.objects:
-            reasons.extend(_make(kind, desk, context, outputs, checks))
+            reason = _make(kind, desk, context, outputs, checks)
+            if reason:
+                reasons.append(reason)
         if not outputs:
             none = "nothing that an object could hold" if self.objects else "none was asked for"
-            reason = "; ".join(dict.fromkeys(reasons)) or none
-            return StageResult(status="skipped", reason=f"no DICOM objects: {reason}")
+            why = "; ".join(dict.fromkeys(reasons)) or none
+            return StageResult(status="skipped", reason=f"no DICOM objects: {why}")
         return StageResult(tuple(outputs), tuple(checks))
 
 
 def _make(
     kind: str, desk: Desk, context: Context, outputs: list[Output], checks: list[Check]
-) -> Iterator[str]:
-    """Why objects of a kind cannot be made, if so; what could be stands in the two lists."""
+) -> str:
+    """Adds the objects of a kind and their checks; why it cannot be made, else an empty string."""
     try:
         with quiet_pydicom():  # remarks on names quote them
             for series in _builder(kind)(desk.study, desk):
@@ -146,7 +153,8 @@ def _make(
                 outputs.extend(made)
                 checks.extend(found)
     except NoDicomSource as reason:
-        yield str(reason)
+        return str(reason)
+    return ""
 
 
 def _builder(kind: str) -> Builder:

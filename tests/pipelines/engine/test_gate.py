@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from radloom.pipelines.engine.gate import Ask, Gate
+from radloom.pipelines.engine.gate import Ask, Gate, NoRoom
 
 GIB = 2**30
 
@@ -54,15 +54,50 @@ def test_what_fits_goes_and_the_rest_waits_for_it(gate):
 
 
 def test_one_that_alone_does_not_fit_goes_when_no_other_is_in_a_stage(gate):
+    gate.note(1, 2 * GIB)
     assert gate.enter(0, Ask(GIB))
-    large = Asking(gate, 1, Ask(99 * GIB))
+    assert gate.given(0) == GIB
+    large = Asking(gate, 1, Ask(99 * GIB, least=3 * GIB))
     assert large.waits
     gate.leave(0)
     eventually(lambda: large.answer is True)
+    assert gate.given(1) == 8 * GIB
+    assert gate.reserved(1) == 10 * GIB
     small = Asking(gate, 2, Ask(1))
     assert small.waits
     gate.leave(1)
     eventually(lambda: small.answer is True)
+
+
+@pytest.mark.parametrize(
+    ("held", "ask", "enters"),
+    [
+        (0, Ask(10 * GIB), True),
+        (0, Ask(10 * GIB + 1), False),
+        (1, Ask(10 * GIB), False),
+        (9 * GIB, Ask(4 * GIB, least=GIB), True),
+        (9 * GIB, Ask(4 * GIB, least=GIB + 1), False),
+        (9 * GIB, Ask(99 * GIB, least=-8 * GIB), True),  # it lets go of a large study
+        (9 * GIB, Ask(GIB, least=2 * GIB), True),  # its least is no more than what it needs
+    ],
+)
+def test_one_that_can_do_with_no_less_than_there_is_not_is_refused(gate, held, ask, enters):
+    gate.note(0, held)
+    if enters:
+        assert gate.enter(0, ask)
+        assert ask.at_least <= gate.given(0) <= 10 * GIB - held
+        return
+    with pytest.raises(NoRoom) as refusal:
+        gate.enter(0, ask)
+    assert (refusal.value.held, refusal.value.memory) == (held, 10 * GIB)
+    assert gate.enter(1, Ask(GIB))  # nobody waits for it
+
+
+def test_what_others_hold_between_their_stages_is_not_given_away(gate):
+    gate.note(0, GIB)
+    gate.note(1, 4 * GIB)
+    assert gate.enter(0, Ask(9 * GIB, least=GIB))
+    assert gate.given(0) == 5 * GIB
 
 
 def test_a_device_is_taken_by_turns_while_others_read_and_write(gate):
@@ -87,10 +122,11 @@ def test_whoever_came_first_is_not_starved_by_small_ones(gate):
 
 def test_one_whose_memory_ran_out_is_left_alone(gate):
     assert gate.enter(0, Ask(1))
-    alone = Asking(gate, 1, Ask(1, alone=True))
+    alone = Asking(gate, 1, Ask(9, alone=True, least=5))
     assert alone.waits
     gate.leave(0)
     eventually(lambda: alone.answer is True)
+    assert gate.given(1) == 5
     other = Asking(gate, 0, Ask(1))
     assert other.waits
     gate.leave(1)
