@@ -26,7 +26,7 @@ from radloom.shapes import make_label, make_volume
 COMMANDS = [
     "demo", "inspect", "convert", "run", "denoise", "register", "translate", "segment",
     "send", "listen",
-    "deidentify", "deface", "status", "report", "explain", "verify",
+    "deidentify", "deface", "status", "report", "explain", "verify", "dataset", "train",
 ]  # fmt: skip
 
 AFFINE = np.array([[0.0, -1.5, 0, 12], [2, 0, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1]])

@@ -161,9 +161,8 @@ def _plan(
 
     number = int(raw.name[len("Dataset") :][:3])
     api.extract_fingerprints(
-        [number], num_processes=job.n_processes, check_dataset_integrity=True, clean=True,
-        show_progress_bar=False,
-    )  # fmt: skip
+        [number], num_processes=job.n_processes, clean=True, show_progress_bar=False
+    )
     preprocessed.mkdir(parents=True, exist_ok=True)
     if not job.pretrained:
         name = api.plan_experiments([number], job.planner)

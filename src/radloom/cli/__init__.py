@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from radloom.cli import folders, images, pacs, privacy, results
+from radloom.cli import folders, images, pacs, privacy, results, training
 from radloom.cli.shell import app
 
 __all__ = ["app", "main"]
 
-_MODULES = (folders, pacs, privacy, images, results)
+_MODULES = (folders, pacs, privacy, images, training, results)
 """Each registers its commands on import; --help lists them in this order."""
 
 
