@@ -55,6 +55,9 @@ class RunStatus:
     """Of the run that goes on, from its latest studies; 0 where that is not known."""
     dashboard: str = ""
     """Address of Dask's dashboard of the run that goes on."""
+    devices: Mapping[str, float] = field(default_factory=dict)
+    """Device -> share of its places that computed in the minute before the run last said so, 0 to
+    1; of the run that goes on."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """State -> number of studies, in the order of `STATES`."""
 
@@ -98,6 +101,7 @@ class RunStatus:
             "studies_per_hour": round(self.studies_per_hour, 3),
             "left_s": None if self.left_s is None else round(self.left_s),
             "dashboard": self.dashboard,
+            "devices": dict(self.devices),
             "studies": [vars(study) for study in self.studies],
         }
 
@@ -120,6 +124,7 @@ def read_status(out: Path) -> RunStatus:
         at_work=True,
         studies_per_hour=_rate(events),
         dashboard=addresses[-1] if addresses else "",
+        devices=_loads(events),
         counts=counts,
     )
 
@@ -160,6 +165,12 @@ def _running_stage(out: Path, key: str) -> str:
 
 def _latest_run(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [event for event in events if event.get("run") == events[-1].get("run")]
+
+
+def _loads(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What the log last said of each device; none where it said nothing."""
+    said = [event["devices"] for event in events if event["event"] == "load"]
+    return {str(name): float(share) for name, share in said[-1].items()} if said else {}
 
 
 def _rate(events: Sequence[Mapping[str, Any]]) -> float:

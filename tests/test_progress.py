@@ -116,9 +116,10 @@ def test_the_log_begins_when_the_studies_are_known_and_tells_how_the_run_ended(t
         interrupt(listen)
     events = list(read_events(tmp_path))
     assert [event["event"] for event in events] == [
-        "run", "dashboard", "enter", "study", "study", "end", "run", "end",
+        "run", "dashboard", "enter", "load", "study", "study", "end", "run", "end",
     ]  # fmt: skip
-    assert events[5]["outcome"] == "done"
-    assert (events[5]["studies"], events[5]["over"], events[5]["failed"]) == (3, 2, 2)
-    assert events[7]["outcome"] == "stopped"
+    assert events[3]["devices"] == {"cuda:0": 0.931}  # once, for the rest came within seconds
+    assert events[6]["outcome"] == "done"
+    assert (events[6]["studies"], events[6]["over"], events[6]["failed"]) == (3, 2, 2)
+    assert events[8]["outcome"] == "stopped"
     assert len({event["run"] for event in events}) == 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -52,6 +52,10 @@ class RunLog:
     def dashboard(self, address: str) -> None:
         """Where Dask's dashboard is served."""
         self._write("dashboard", address=address)
+
+    def load(self, devices: Mapping[str, float]) -> None:
+        """How busy each device is, 0 to 1."""
+        self._write("load", devices={name: round(share, 3) for name, share in devices.items()})
 
     def enter(self, study: str, stage: str) -> None:
         """A study enters a stage, and so has left the one before."""

@@ -29,6 +29,9 @@ PACE_EVERY_S = 60.0
 MANY = 200
 """Studies above which the terminal names only those that a person should look at."""
 
+LOAD_EVERY_S = 15.0
+"""How often the log says how busy the devices are, at most; `radloom status` reads it there."""
+
 SHOWN = 8
 """Studies at work that the terminal names."""
 
@@ -123,8 +126,10 @@ def _log(out: Path) -> Iterator[Callable[[Progress], None]]:
 class _LogWriter:
     """News of the runner as lines of a log."""
 
-    def __init__(self, log: RunLog) -> None:
+    def __init__(self, log: RunLog, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
+        self._clock = clock
+        self._due = 0.0
         self._dashboard = ""
         self._last: Progress | None = None
 
@@ -137,6 +142,9 @@ class _LogWriter:
             self._log.dashboard(self._dashboard)
         if news.event == "stage":
             self._log.enter(news.study, news.stage)
+        if news.pace.devices and self._clock() >= self._due:
+            self._due = self._clock() + LOAD_EVERY_S
+            self._log.load(news.pace.devices)
         over = news.outcome
         if over is not None:
             self._log.over(

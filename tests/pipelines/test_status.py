@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from radloom.cli.results import _status_lines
 from radloom.pipelines.export import RunTables, summarise, write_tables
 from radloom.pipelines.export.index import INDEX_FILE, Index
 from radloom.pipelines.receipts.receipt import OutputRecord, Receipt, write_receipt
@@ -71,6 +72,8 @@ def test_and_while_one_does(out):
     log = RunLog(out)
     log.begin(4)
     log.dashboard("http://127.0.0.1:8787/status")
+    log.load({"cpu": 0.25})
+    log.load({"cpu": 0.5, "cuda:0": 0.9381})
     for study in ("sub-a_ses-1", "sub-b_ses-1"):
         log.enter(study, "ingest")
         log.over(study, "done")
@@ -80,10 +83,13 @@ def test_and_while_one_does(out):
         assert states(out)["d"] == ("waiting", "")
         status = read_status(out)
     assert status.dashboard == "http://127.0.0.1:8787/status"
+    assert status.devices == {"cpu": 0.5, "cuda:0": 0.938}
     assert status.studies_per_hour > 0
     assert status.left_s == pytest.approx(2 * 3600 / status.studies_per_hour)
     assert not is_at_work(out)
     assert json.loads(json.dumps(status.plain()))["counts"]["at work"] == 1
+    assert "cpu 50% busy, cuda:0 94% busy" in list(_status_lines(status, every=False))
+    assert read_status(out).devices == {}
 
 
 def test_studies_that_earlier_runs_did_do_not_count_for_the_rate(out):

@@ -40,6 +40,7 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Run code and pickles that come with outside models."),
 ]
+WorkflowName = Annotated[str, typer.Option("--workflow", help="head, or a .yaml file.")]
 Dicom = Annotated[
     str | None,
     typer.Option(

@@ -25,6 +25,7 @@ from radloom.cli.arguments import (
     Roles,
     Studies,
     Trust,
+    WorkflowName,
     export_parameters,
     index_beside,
     index_file,
@@ -164,7 +165,7 @@ def run(
     studies: Studies,
     out: Out,
     *,
-    workflow: Annotated[str, typer.Option(help="head, or a .yaml file.")] = "head",
+    workflow: WorkflowName = "head",
     dicom: Dicom = None,
     device: Device = "auto",
     workers: Annotated[

@@ -20,6 +20,7 @@ from radloom.cli.arguments import (
     Results,
     Roles,
     Trust,
+    WorkflowName,
     pseudonyms,
     require_outside,
     require_results,
@@ -141,7 +142,7 @@ def listen(
             metavar="FOLDER", help="Where what is sent goes; by default OUT.incoming, beside OUT."
         ),
     ] = None,
-    workflow: Annotated[str, typer.Option(help="head, or a .yaml file.")] = "head",
+    workflow: WorkflowName = "head",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     ae_title: AETitle = "RADLOOM",
     allow: Annotated[

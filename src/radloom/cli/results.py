@@ -52,6 +52,8 @@ def _status_lines(found: RunStatus, *, every: bool) -> Iterator[str]:
     yield found.sentence()
     if found.at_work:
         yield _pace(found)
+    if found.devices:
+        yield _loads(found)
     if found.dashboard:
         yield f"dashboard: {found.dashboard}"
 
@@ -63,6 +65,10 @@ def _pace(found: RunStatus) -> str:
         return "a run is at work"
     rate = f"{found.studies_per_hour:.3g} studies an hour"
     return f"a run is at work: {rate}, about {duration(found.left_s)} left"
+
+
+def _loads(found: RunStatus) -> str:
+    return ", ".join(f"{device} {load:.0%} busy" for device, load in found.devices.items())
 
 
 def _columns(studies: Sequence[StudyStatus]) -> Iterator[str]:
