@@ -16,6 +16,7 @@ from radloom.transforms.spatial import Transform, resample
 __all__ = ["Similarity"]
 
 N_BINS = 32
+NUDGE_MM, NUDGE_DEGREES = 12.0, 9.0
 MARGIN_MM = 8.0
 """How much air round the head counts: the skin is an edge that both volumes show."""
 
@@ -91,6 +92,24 @@ class Similarity:
         """As `measure`, for a (4, 4) world -> world matrix."""
         return self._at(_mapped(self.moving_from_world @ matrix, self.points))
 
+    def peak(self, moving_from_fixed: Transform) -> float:
+        """How much of what is alike goes when the map is moved a little: all (1) to nothing (0).
+
+        On average over twelve moves, 12 mm along and 9 degrees about each axis, of the similarity
+        above 1. Where the volumes show the same head, and the map is right, most of it goes; a map
+        between a head and something else lies on no peak, and its similarity hardly changes.
+        """
+        found, _ = self.measure(moving_from_fixed)
+        beside = []
+        for nudge in _nudges(self.points.mean(axis=0)):
+            if moving_from_fixed.is_affine:
+                beside.append(self.measure_matrix(moving_from_fixed.matrix @ nudge)[0])
+            else:
+                points = moving_from_fixed.apply(_mapped(nudge, self.points).T)
+                beside.append(self._at(_mapped(self.moving_from_world, points))[0])
+        lost = (found - sum(beside) / len(beside)) / max(found - 1, 1e-6)
+        return min(max(lost, -1.0), 1.0)
+
     def _at(self, index: npt.NDArray[np.float64]) -> tuple[float, float]:
         """For (3, N) voxel indices of moving."""
         size = np.array(self.moving_levels.shape, dtype=np.float64)[:, None]
@@ -103,6 +122,20 @@ class Similarity:
             self.fixed_bins[inside] * N_BINS + levels.astype(np.intp), minlength=N_BINS**2
         ).reshape(N_BINS, N_BINS)
         return _nmi(joint), share
+
+
+def _nudges(pivot: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+    """(4, 4) each: moves along and about the three axes, forth and back, about a point."""
+    from scipy.spatial.transform import Rotation
+
+    result = []
+    for step in (*np.eye(3), *-np.eye(3)):
+        shift, turn = np.eye(4), np.eye(4)
+        shift[:3, 3] = NUDGE_MM * step
+        turn[:3, :3] = Rotation.from_rotvec(np.radians(NUDGE_DEGREES) * step).as_matrix()
+        turn[:3, 3] = pivot - (turn[:3, :3] * pivot).sum(axis=1)
+        result += [shift, turn]
+    return result
 
 
 def _mask_on(mask: LabelVolume, volume: Volume) -> npt.NDArray[np.bool_]:

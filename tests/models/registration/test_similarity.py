@@ -5,11 +5,12 @@ from scipy import ndimage
 
 from radloom.models.registration.similarity import Similarity
 from radloom.shapes import make_volume
+from radloom.transforms.spatial import Transform
 
 
-def scene(seed: int):
+def scene(seed: int, *, of: int = 7):
     """A smooth scene, the same for every seed, with noise of its own; 48^3 at 4 mm."""
-    random = np.random.default_rng(7)
+    random = np.random.default_rng(of)
     smooth = ndimage.gaussian_filter(random.standard_normal((48, 48, 48)), 5)
     noise = np.random.default_rng(seed).standard_normal(smooth.shape)
     image = 100 + 40 * smooth / smooth.std() + 25 * noise
@@ -37,3 +38,20 @@ def test_alike_is_more_than_unlike():
     away, _ = similarity.measure_matrix(shifted(40.0))
     assert same > away + 0.1
     assert share == 1
+
+
+def test_the_same_scene_lies_on_a_peak_and_another_does_not():
+    similarity = Similarity.of(scene(1), scene(2), between_voxels=True)
+    assert similarity.peak(Transform.identity()) > 0.3
+    assert similarity.peak(Transform(shifted(60.0))) < 0.1
+    other = Similarity.of(scene(1), scene(2, of=8), between_voxels=True)
+    assert abs(other.peak(Transform.identity())) < 0.1
+
+
+def test_a_displacement_has_the_peak_of_the_matrix_that_it_says():
+    similarity = Similarity.of(scene(1), scene(2), n_points=1000, between_voxels=True)
+    matrix = Transform(shifted(3.0))
+    grid = np.diag([8.0, 8.0, 8.0, 1.0])
+    grid[:3, 3] = -40
+    field = matrix.as_displacement(grid, (35, 35, 35))
+    assert abs(similarity.peak(field) - similarity.peak(matrix)) < 1e-6
