@@ -33,6 +33,7 @@ ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha")
 """The formats that `write_image` knows, chosen by the ending of the name."""
 
 TransformKind: TypeAlias = Literal["rigid", "affine", "deformable"]
+RegistrationMethod: TypeAlias = Literal["elastix", "voxelmorph", "hybrid"]
 
 
 def deface_file(image: Path, out: Path, *, brain: Path | None, n_threads: int) -> float:
@@ -98,12 +99,14 @@ def register_files(
     out: Path,
     *,
     transform: TransformKind,
+    method: RegistrationMethod | None = None,
     parameter_files: Sequence[Path] = (),
     fixed_mask: Path | None = None,
     moving_mask: Path | None = None,
     labels: Sequence[tuple[Path, Path]] = (),
     points: Sequence[tuple[Path, Path]] = (),
     save_transform: Path | None = None,
+    device: str = "cpu",
     n_threads: int,
 ) -> tuple[Path | None, tuple[Check, ...]]:
     """Writes `moving` on the grid of `fixed` to `out`, labels and points likewise, the transform.
@@ -132,9 +135,11 @@ def register_files(
         fixed_volume,
         moving_volume,
         transform=transform,
+        method=method,
         parameter_files=tuple(parameter_files),
         fixed_mask=_read_mask(fixed_mask),
         moving_mask=_read_mask(moving_mask),
+        device=torch.device(choose_device(device)),
         n_threads=n_threads,
     )
     write_image(found.warped_moving, out)

@@ -1,7 +1,6 @@
 """What is compared when two volumes are registered: numbers a voxel that outlive a new contrast.
 
 - `mind_ssc`: how alike the neighbours of a voxel are among themselves (multi-contrast).
-- `local_contrast`: the intensity less its local mean, over its local deviation.
 - `principal`: fewer channels that say nearly the same.
 """
 
@@ -12,7 +11,7 @@ from itertools import combinations
 import torch
 from torch.nn import functional
 
-__all__ = ["box_mean", "local_contrast", "mind_ssc", "principal"]
+__all__ = ["box_mean", "mind_ssc", "principal"]
 
 _FACES = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
 _EDGES = tuple(
@@ -54,14 +53,6 @@ def mind_ssc(image: torch.Tensor, *, radius: int = 1, dilation: int = 1) -> torc
     middle = float(spread.double().mean())
     spread.clamp_(1e-3 * middle + 1e-12, 1e3 * middle + 1e-12)
     return distances.div_(spread).neg_().exp_()
-
-
-def local_contrast(image: torch.Tensor, radius: int, *, floor: float) -> torch.Tensor:
-    """(I, J, K): the image less its mean over a cube, over its deviation there plus `floor`."""
-    mean = box_mean(image[None], radius)[0]
-    squares = box_mean(image[None].square(), radius)[0]
-    deviation = (squares - mean * mean).clamp_min_(0).sqrt_()
-    return (image - mean) / (deviation + floor)
 
 
 def principal(

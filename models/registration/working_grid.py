@@ -15,7 +15,7 @@ from radloom.models.registration.foreground import head_mask
 from radloom.shapes import LabelVolume, Volume, affine_of, spatial_shape
 from radloom.transforms.spatial import Transform, grid_points, resample
 
-__all__ = ["WorkingGrid", "field_on_grid", "grid_round"]
+__all__ = ["WorkingGrid", "field_on_blocks", "field_on_grid", "grid_round"]
 
 MASK_SPACING_MM = 4.0
 SLAB_VOXELS = 2_000_000
@@ -131,6 +131,27 @@ def field_on_grid(
         end = _mapped(out, place + moved.movedim(0, -1).cpu().double())
         field[:, start : start + rows] = (end - _mapped(still, index)).movedim(-1, 0).numpy()
     return field
+
+
+def field_on_blocks(field: torch.Tensor, grid: WorkingGrid, wanted: WorkingGrid) -> torch.Tensor:
+    """(3, I, J, K) a field of `grid` at the voxels of another grid, its values as they are.
+
+    Outside of `grid` the border goes on.
+    """
+    into = np.linalg.inv(grid.affine) @ wanted.affine
+    axes = [
+        float(into[axis, axis]) * torch.arange(n, dtype=torch.float32) + float(into[axis, 3])
+        for axis, n in enumerate(wanted.shape)
+    ]
+    last = torch.tensor(grid.shape) - 1
+    places = 2 * torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) / last - 1
+    return functional.grid_sample(
+        field[None],
+        places.flip(-1)[None].to(field),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
+    )[0]
 
 
 def _inside(

@@ -28,6 +28,8 @@ class RegistrationMethod(str, Enum):
     """What estimates the transform."""
 
     elastix = "elastix"
+    voxelmorph = "voxelmorph"
+    hybrid = "hybrid"
 
 
 class TransformKind(str, Enum):
@@ -111,8 +113,12 @@ def register(
     out: Written,
     *,
     method: Annotated[
-        RegistrationMethod, typer.Option(help="What estimates the transform.")
-    ] = RegistrationMethod.elastix,
+        RegistrationMethod | None,
+        typer.Option(
+            help="Default: hybrid with --transform deformable, else elastix. voxelmorph is the "
+            "trained network alone."
+        ),
+    ] = None,
     transform: Annotated[
         TransformKind, typer.Option(help="rigid, affine or deformable.")
     ] = TransformKind.rigid,
@@ -141,9 +147,9 @@ def register(
         list[Path] | None,
         typer.Option(metavar="FILE", help="An elastix parameter file; repeatable, in order."),
     ] = None,
+    device: Device = "auto",
 ) -> None:
     """Bring one image onto another."""
-    del method  # one so far; the option is there so that scripts can say it
     labels, lists = _in_and_out("--label", label), _in_and_out("--points", points)
     masks = [mask for mask in (fixed_mask, moving_mask) if mask]
     carried = [*labels, *lists]
@@ -155,12 +161,14 @@ def register(
         moving,
         out,
         transform=transform.value,
+        method=method.value if method else None,
         parameter_files=parameters or [],
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
         labels=labels,
         points=lists,
         save_transform=save_transform,
+        device=device,
         n_threads=threads(),
     )
     for path in (out, *(written for _, written in carried), *([saved] if saved else [])):

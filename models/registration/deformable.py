@@ -1,0 +1,224 @@
+"""Deformable registration of any two volumes: affine, a start, then the search for the rest.
+
+The start is VoxelMorph's velocity where its weights are here, else a discrete search; both only
+have to come near. Then `instance.optimise` finds, for this pair, the velocity that lays structure
+on structure. Everything happens on a grid of cubes round the fixed head; what comes out are maps of
+points in mm, there and back, on the grids of the two volumes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+
+from radloom.errors import ConfigError, MissingWeights, OutOfMemory
+from radloom.geometry import Affine
+from radloom.models.registration.coarse import clipped, with_right_angles
+from radloom.models.registration.flow import compose, exponential
+from radloom.models.registration.instance import (
+    FAST,
+    FULL,
+    Plan,
+    Velocity,
+    descriptors,
+    optimise,
+    pooled,
+)
+from radloom.models.registration.learned import Registrar, network_velocity, shipped_registrar
+from radloom.models.registration.search import search
+from radloom.models.registration.working_grid import (
+    WorkingGrid,
+    field_on_blocks,
+    field_on_grid,
+    grid_round,
+)
+from radloom.models.threads import torch_settings
+from radloom.shapes import LabelVolume, Volume, affine_of, spatial_shape
+from radloom.transforms.spatial import Transform
+
+__all__ = ["DeformableMethod", "Deformation", "deform", "registrar_for"]
+
+DeformableMethod: TypeAlias = Literal["hybrid", "voxelmorph"]
+
+Start: TypeAlias = Literal["network", "search"]
+
+SEARCH_REACH = 4
+"""Of the search, in its voxels: 16 mm."""
+SEARCH_CHANNELS = 6
+"""Of the descriptors that it compares."""
+
+
+@dataclass(frozen=True, eq=False)
+class Deformation:
+    """What a deformable registration finds."""
+
+    moving_from_fixed: Transform
+    """A displacement on the fixed grid (its straightened form where it is sheared)."""
+    fixed_from_moving: Transform
+    """The map back, on the moving grid, from the same velocity."""
+    start: Start
+    """Where the search began."""
+    refined_mm: float
+    """How far the search carried the head from its start, mean."""
+    inconsistency_mm: float
+    """Median distance, over the head, that there and back misses."""
+
+
+def registrar_for(method: DeformableMethod, device: torch.device) -> Registrar | None:
+    """The shipped network, or None where hybrid has to do without.
+
+    Raises:
+        ConfigError: an unknown method.
+        MissingWeights: `method` is voxelmorph, and this release holds no weights.
+    """
+    if method not in get_args(DeformableMethod):
+        raise ConfigError(f"expected a method of {get_args(DeformableMethod)}, got {method!r}")
+    try:
+        return shipped_registrar(device)
+    except MissingWeights:
+        if method == "voxelmorph":
+            raise
+        return None
+
+
+def deform(
+    fixed: Volume,
+    moving: Volume,
+    affine: Transform,
+    *,
+    method: DeformableMethod = "hybrid",
+    registrar: Registrar | None = None,
+    fixed_mask: LabelVolume | None = None,
+    device: torch.device | None = None,
+    n_threads: int = 1,
+    fast: bool = False,
+) -> Deformation:
+    """The diffeomorphic map between two volumes that `affine` has brought near.
+
+    Args:
+        fixed: (1, I, J, K), any grid.
+        moving: the same, of any contrast.
+        affine: ``moving_from_fixed``, a matrix.
+        method: hybrid searches from its start, voxelmorph takes the network's word.
+        registrar: the network, of `registrar_for`.
+        fixed_mask: what is compared; the head and some air round it unless given.
+        device: where it is computed; None: the CPU.
+        n_threads: of the CPU; the result does not depend on it.
+        fast: work at half the resolution.
+
+    Raises:
+        MissingWeights: voxelmorph without a `registrar`.
+        OutOfMemory: the device has too little, and so has the CPU.
+    """
+    where = device or torch.device("cpu")
+    plan = FAST if fast else FULL
+    with torch_settings(n_threads), torch.inference_mode():
+        try:
+            return _Task(fixed, moving, affine, fixed_mask, where, n_threads, plan).run(
+                method, registrar
+            )
+        except torch.OutOfMemoryError as error:
+            if where.type == "cpu":
+                raise OutOfMemory("deformable registration: the memory does not suffice") from error
+            torch.cuda.empty_cache()
+        cpu = _Task(fixed, moving, affine, fixed_mask, torch.device("cpu"), n_threads, plan)
+        return cpu.run(method, registrar)
+
+
+class _Task:
+    """One pair on its working grid."""
+
+    def __init__(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        affine: Transform,
+        mask: LabelVolume | None,
+        device: torch.device,
+        n_threads: int,
+        plan: Plan,
+    ) -> None:
+        self.fixed, self.moving, self.affine = fixed[:1], moving[:1], affine
+        self.device, self.n_threads, self.plan = device, n_threads, plan
+        self.grid, self.head = grid_round(
+            clipped(self.fixed), mask=mask, spacing_mm=plan.spacing_mm
+        )
+
+    def run(self, method: DeformableMethod, registrar: Registrar | None) -> Deformation:
+        """The whole way from the volumes to the maps."""
+        if method == "voxelmorph":
+            if registrar is None:
+                raise MissingWeights("voxelmorph: expected a network, got none: choose hybrid")
+            velocity = self._from_network(registrar)
+            return self._result(velocity, velocity, "network")
+        fixed, moving = (
+            self.grid.see(clipped(volume), way, n_threads=self.n_threads).to(self.device)
+            for volume, way in ((self.fixed, None), (self.moving, self.affine))
+        )
+        weight = self.head & self.grid.covered(self.moving, self.affine)
+        weight = weight.to(self.device, torch.float32)
+        if registrar is not None:
+            start = self._from_network(registrar)
+        else:
+            start = _from_search(fixed, moving, weight, self.plan.search_block)
+        found = optimise(fixed, moving, weight, start, self.plan.levels)
+        return self._result(found, start, "network" if registrar is not None else "search")
+
+    def _from_network(self, registrar: Registrar) -> Velocity:
+        """The network's velocity on blocks of two voxels of the working grid."""
+        velocity, grid = network_velocity(
+            self.fixed, self.moving, self.affine, self.grid, registrar, n_threads=self.n_threads
+        )
+        blocks = self.grid.coarser(2)
+        scale = blocks.spacing_mm / grid.spacing_mm
+        onto = field_on_blocks(velocity.to(self.device), grid, blocks)
+        return Velocity(onto / scale, 2)
+
+    def _result(self, found: Velocity, start: Velocity, kind: Start) -> Deformation:
+        grid = self.grid.coarser(found.block)
+        there, back = exponential(found.field), exponential(-found.field)
+        begun = exponential(start.on_blocks(found.block, self.grid.shape).field)
+        head = self._head_in(found.block).to(there.device)
+        straight = with_right_angles(self.fixed, n_threads=self.n_threads)
+        home = np.array(np.linalg.inv(self.affine.matrix), dtype=np.float64)
+        still = np.eye(4)
+        return Deformation(
+            moving_from_fixed=_on_grid_of(straight, there, grid, still, self.affine.matrix),
+            fixed_from_moving=_on_grid_of(
+                with_right_angles(self.moving, n_threads=self.n_threads), back, grid, home, still
+            ),
+            start=kind,
+            refined_mm=grid.spacing_mm * _mean((there - begun).norm(dim=0)[head]),
+            inconsistency_mm=grid.spacing_mm * _median(compose(back, there).norm(dim=0)[head]),
+        )
+
+    def _head_in(self, block: int) -> torch.Tensor:
+        return self.head[::block, ::block, ::block]
+
+
+def _from_search(
+    fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor, block: int
+) -> Velocity:
+    """A displacement found by trial, taken for a velocity: near enough to start from."""
+    coarse = pooled(weight, block)
+    channels = descriptors(fixed, moving, coarse, block, SEARCH_CHANNELS)
+    return Velocity(search(*channels, coarse, reach=SEARCH_REACH), 2 * block)
+
+
+def _on_grid_of(
+    volume: Volume, ddf: torch.Tensor, grid: WorkingGrid, before: Affine, after: Affine
+) -> Transform:
+    affine = affine_of(volume)
+    field = field_on_grid(ddf, grid, before, after, affine, spatial_shape(volume))
+    return Transform(np.eye(4), field, affine)
+
+
+def _mean(values: torch.Tensor) -> float:
+    return float(values.double().cpu().numpy().mean()) if len(values) else 0.0
+
+
+def _median(values: torch.Tensor) -> float:
+    return float(np.median(values.cpu().numpy())) if len(values) else 0.0

@@ -1,0 +1,169 @@
+"""The velocity between two images, found from coarse to fine by Gauss-Newton steps.
+
+What is compared at each level are MIND-SSC descriptors, which hold whatever the contrasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch.nn import functional
+
+from radloom.models.registration.descriptors import mind_ssc, principal
+from radloom.models.registration.flow import exponential, inside, resized, sampled
+from radloom.models.registration.gauss_newton import Penalty, normal_equations, solve
+
+__all__ = ["FAST", "FULL", "Level", "Plan", "Velocity", "descriptors", "optimise", "pooled"]
+
+
+Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""Of the fixed and of the moving image."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of the search."""
+
+    block: int
+    """Voxels of the working grid along an edge of a voxel of the level."""
+    knot: int
+    """Voxels of the level between knots of the velocity."""
+    n_steps: int
+    """Gauss-Newton steps."""
+    diffusion: float
+    """Weight of the velocity's squared gradient, relative to the mean curvature of the data."""
+    bending: float = 0.0
+    """Of its squared Laplacian, likewise."""
+    n_channels: int = 6
+    """Of the descriptors, of twelve."""
+    n_iterations: int = 12
+    """Of conjugate gradients in a step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Velocity:
+    """A stationary velocity on blocks of voxels of a working grid."""
+
+    field: torch.Tensor
+    """(3, I, J, K) in blocks a unit of time."""
+    block: int
+    """Voxels of the working grid along an edge of a block."""
+
+    def on_blocks(self, block: int, shape: tuple[int, int, int]) -> Velocity:
+        """The same on blocks of another size; `shape` is that of the working grid."""
+        if block == self.block:
+            return self
+        i, j, k = (n // block for n in shape)
+        return Velocity(resized(self.field, (i, j, k), self.block / block), block)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The way from whole heads to details."""
+
+    spacing_mm: float
+    """Of the working grid."""
+    search_block: int
+    """Voxels of the working grid along an edge of those that the first search compares."""
+    levels: tuple[Level, ...]
+    """From coarse to fine."""
+
+
+FULL = Plan(1.0, 4, (Level(8, 1, 5, 4.0), Level(4, 1, 6, 1.5), Level(2, 2, 8, 0.5)))
+"""Compares voxels of 2 mm, knots of the velocity 4 mm apart."""
+FAST = Plan(2.0, 2, (Level(4, 1, 5, 4.0), Level(2, 1, 6, 1.0)))
+"""Compares voxels of 4 mm, knots as far apart."""
+
+LONGEST_STEP = 1.0
+"""A step of a velocity is cut to this many voxels of its own: beyond, the images are not linear."""
+
+
+def optimise(
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    weight: torch.Tensor,
+    start: Velocity,
+    levels: Sequence[Level],
+) -> Velocity:
+    """The velocity whose flow takes voxels of `fixed` to where `moving` shows the same.
+
+    Args:
+        fixed: (I, J, K) on a working grid, on the device that is to compute.
+        moving: the same, aligned by an affine map.
+        weight: (I, J, K) float, 0 where nothing is to be compared.
+        start: where to begin.
+        levels: from coarse to fine.
+    """
+    i, j, k = fixed.shape
+    for level in levels:
+        velocity = start.on_blocks(level.block * level.knot, (i, j, k))
+        seen = pooled(weight, level.block)
+        channels = descriptors(fixed, moving, seen, level.block, level.n_channels)
+        field = _refined(channels, seen, velocity.field.clone(), level)
+        start = Velocity(field, velocity.block)
+    return start
+
+
+def descriptors(
+    fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor, block: int, n_channels: int
+) -> Pair:
+    """What two images (I, J, K) have in common, on blocks of voxels: (n_channels, i, j, k) each.
+
+    MIND-SSC of blocks of half the size, two of them apart, and then their means: at the full
+    size, what lies beside a border blurs it.
+
+    Args:
+        fixed: on the working grid.
+        moving: the same.
+        weight: (i, j, k) on the blocks; above 0.5 where the channels are chosen.
+        block: voxels along an edge, even.
+        n_channels: to keep of the twelve.
+    """
+    one, other = (
+        _halved(mind_ssc(pooled(image, block // 2), dilation=2)) for image in (fixed, moving)
+    )
+    return principal(one, other, n_channels, weight > 0.5)
+
+
+def pooled(image: torch.Tensor, block: int) -> torch.Tensor:
+    """(I, J, K) -> the means of blocks of `block` voxels along each axis."""
+    return functional.avg_pool3d(image[None], block)[0] if block > 1 else image
+
+
+def _halved(channels: torch.Tensor) -> torch.Tensor:
+    return torch.stack([pooled(channel, 2) for channel in channels])
+
+
+def _refined(
+    channels: Pair, weight: torch.Tensor, field: torch.Tensor, level: Level
+) -> torch.Tensor:
+    """The velocity after the steps of one level."""
+    still, other = channels
+    penalty = Penalty(level.diffusion, level.bending)
+    scale = 0.0
+    for _ in range(level.n_steps):
+        ddf = _flow(field, weight.shape, level.knot)
+        seen = sampled(other, ddf)
+        here = weight * inside(ddf)
+        hessian, force = normal_equations(still, seen, here[None], level.knot)
+        scale = scale or _mean_curvature(hessian, weight, level.knot)
+        hessian /= scale
+        force /= scale
+        step = solve(hessian, force - penalty(field), penalty, level.n_iterations)
+        field += step * (LONGEST_STEP / step.norm(dim=0).clamp_min(LONGEST_STEP))
+    return field
+
+
+def _flow(field: torch.Tensor, shape: torch.Size, knot: int) -> torch.Tensor:
+    ddf = exponential(field)
+    i, j, k = shape
+    return resized(ddf, (i, j, k), float(knot)) if knot > 1 else ddf
+
+
+def _mean_curvature(hessian: torch.Tensor, weight: torch.Tensor, knot: int) -> float:
+    """Mean diagonal element of the data's second derivative where the images are compared."""
+    trace = hessian[:3].sum(dim=0)[pooled(weight, knot) > 0.5]
+    return float(trace.double().cpu().numpy().mean()) / 3 if len(trace) else 1.0
