@@ -64,6 +64,8 @@ class _Process:
     log: Path
     is_wanted: Callable[[], bool] = lambda: True
     is_busy: bool = False
+    is_used: bool = False
+    """Whether it has had a study before, of which something may be left in it."""
     stage: str = ""
     since: float = 0.0
     """When the stage began, or when the process had nothing to do."""
@@ -125,7 +127,7 @@ class Supervisor:
             finally:
                 self._settle(slot, process)
             if outcome is not None:
-                process.since = time.monotonic()
+                process.is_used, process.since = True, time.monotonic()
                 return outcome
             return self._death(slot, process, task, log_start)
 
@@ -174,12 +176,18 @@ class Supervisor:
         return None
 
     def _admit(self, slot: int, process: _Process, ask: Ask) -> tuple[Any, ...] | None:
-        """What a process hears that asks whether it may compute; None: nobody wants it any more."""
+        """What a process hears that asks whether it may compute; None: it has to end.
+
+        It is not wanted any more; or it has no room, but had studies before: a new one may have.
+        """
         if held := _resident(process.popen.pid):
             self.gate.note(slot, held)
         try:
             entered = self.gate.enter(slot, ask, process.is_wanted)
         except NoRoom as lack:
+            if process.is_used:
+                process.end("memory")
+                return None
             return "no", lack.held, lack.memory
         return ("go", self.gate.given(slot)) if entered else None
 

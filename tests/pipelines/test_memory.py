@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ import toys
 from toys import Make, record_of
 
 from radloom.errors import OutOfMemory, StageFailed
+from radloom.pipelines.demo import write_demo_study
 from radloom.pipelines.engine.worker import Job, run_study
 from radloom.pipelines.ingest import discover
 from radloom.pipelines.runner import Limits, run_records
@@ -153,6 +155,36 @@ def test_a_study_too_large_for_the_memory_is_not_begun_and_told_why(tmp_path):
     assert len((out / "studies.tsv").read_text().splitlines()) == 3
 
 
+@dataclass(frozen=True)
+class Leak(Make):
+    """Leaves 700 MB in its process after study a."""
+
+    name: str = "denoise"
+
+    def act(self, study: Study) -> None:
+        if study.record.subject == "a":
+            sys.left_behind = np.ones(700 * 10**6, np.uint8)  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_what_an_earlier_study_left_in_a_process_costs_no_other(tmp_path):
+    for module in (toys, sys.modules[__name__]):
+        cloudpickle.register_pickle_by_value(module)
+    diary = tmp_path / "diary"
+    stages = (Make(diary), Leak(diary, memory=10**9))
+    summary = run_records(
+        toys.records_of("a", "b"),
+        tmp_path / "out",
+        Workflow("fake", stages),
+        device="cpu",
+        workers=1,
+        limits=Limits(memory=3 * 10**9 // 2),
+    )
+    assert summary.all_done, summary.outcomes
+    assert diary.read_text().count("sub-b_ses-1 ingest") == 1
+    assert diary.read_text().count("sub-b_ses-1 denoise") == 1
+
+
 @dataclass
 class Least:
     """A link to a worker that has no more memory than every stage can do with."""
@@ -170,8 +202,9 @@ class Least:
 
 
 @pytest.mark.slow
-def test_the_whole_chain_gives_the_same_bytes_where_memory_is_short(tmp_path, demo_folder):
-    (record,) = discover(demo_folder)
+def test_the_whole_chain_gives_the_same_bytes_where_memory_is_short(tmp_path):
+    write_demo_study(tmp_path / "studies", seed=0, spacing_mm=4.0)
+    (record,) = discover(tmp_path / "studies")
     stages = load_workflow("head").stages
     least = Least()
     for name, link in (("whole", None), ("tight", least)):
