@@ -67,8 +67,8 @@ PIXEL_REPRESENTATION: Final = b"\x28\x00\x03\x01"
 DEEPEST: Final = 24
 """Sequences within sequences; no object of the standard goes half as far."""
 
-TABLE_SIZE: Final = 1 << 16
-"""Entries after which a table is emptied: some ten megabytes."""
+TABLE_SIZE: Final = 1 << 13
+"""Entries after which a table is emptied: a megabyte or two."""
 
 N_TABLES: Final = 8
 """Character sets after which the tables themselves are thrown away."""

@@ -29,6 +29,7 @@ from radloom.pipelines.ingest.archives import (
 from radloom.pipelines.ingest.elements import FIRST_READ
 from radloom.pipelines.ingest.headers import SliceHeader, headers_of, read_headers
 from radloom.pipelines.ingest.index import FileIndex
+from radloom.pipelines.ingest.raw_file import RawFile
 from radloom.pipelines.ingest.scan import (
     ARCHIVE_SUFFIX,
     HEAD_BYTES,
@@ -189,27 +190,29 @@ def _look_at(folder: Path, entry: Entry) -> tuple[Looked, ...]:
     if not may_be_image(entry.name):
         return ()
     try:
-        with (folder / entry.path).open("rb", buffering=0) as stream:
+        with RawFile(f"{folder}/{entry.path}") as stream:
             head = stream.read(FIRST_READ)
             found = classify(entry.path, head[:HEAD_BYTES])
             if found is None:
                 return ()
-            if found.kind == "archive":
-                return tuple(_look_into(stream, entry.path))
-            if found.kind != "dicom":
-                return (Looked(found),)
-            size = os.fstat(stream.fileno()).st_size
-            headers = headers_of(cast("BinaryIO", stream), size, entry.path, head)
-            return (Looked(found, tuple(headers)),)
+            if found.kind == "dicom":
+                size = entry.size if entry.size >= 0 else stream.seek(0, os.SEEK_END)
+                stream.seek(len(head))
+                headers = headers_of(cast("BinaryIO", stream), size, entry.path, head)
+                return (Looked(found, tuple(headers)),)
+        if found.kind != "archive":
+            return (Looked(found),)
+        with (folder / entry.path).open("rb") as archive:
+            return tuple(_look_into(archive, entry.path))
     except OSError as error:
         lost = unopened(entry, error)
         return () if lost is None else (Looked(lost),)
 
 
-def _look_into(stream: object, path: str) -> Iterator[Looked]:
+def _look_into(stream: BinaryIO, path: str) -> Iterator[Looked]:
     """The images of an archive, and what of it cannot be used."""
     try:
-        with zipfile.ZipFile(cast("BinaryIO", stream)) as archive:
+        with zipfile.ZipFile(stream) as archive:
             members = checked_members(archive)
             for info in members:
                 yield from _look_at_member(archive, info, f"{path}/{info.filename}")

@@ -9,7 +9,7 @@ from radloom.pipelines.ingest.elements import Elements
 
 __all__ = ["Remembered"]
 
-MOST_ANSWERS = 1 << 14
+MOST_ANSWERS = 1 << 11
 """After which all is forgotten: series come one after the other."""
 
 MOST_QUESTIONS = 16

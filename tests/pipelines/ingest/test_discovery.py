@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from radloom.errors import InputError
 from radloom.pipelines.ingest import discover, inspect_rows
+from radloom.pipelines.ingest.raw_file import RawFile
 
 IDENTIFIERS = ("Doe", "Jane", "HOSPITAL-4711", "19700203", "ACC99887")
 
@@ -249,6 +250,13 @@ def locked(messy, monkeypatch) -> Path:
             raise PermissionError(13, "Permission denied", str(self))
         return opened(self, *args, **kwargs)
 
+    def no_raw_file(self, path):
+        if Path(path).name == "secret.dcm":
+            raise PermissionError(13, "Permission denied", path)
+        raw(self, path)
+
+    raw = RawFile.__init__
+    monkeypatch.setattr(RawFile, "__init__", no_raw_file)
     (messy / "hole" / "secret.dcm").write_bytes(b"x")
     monkeypatch.setattr(os, "scandir", no_folder)
     monkeypatch.setattr(Path, "open", no_file)

@@ -17,6 +17,7 @@ from radloom.pipelines.ingest import discover, examine
 from radloom.pipelines.ingest import index as index_room
 from radloom.pipelines.ingest.examine import LooksAgain
 from radloom.pipelines.ingest.index import FileIndex
+from radloom.pipelines.ingest.raw_file import RawFile
 from radloom.pipelines.ingest.scan import Looked, list_folder
 
 
@@ -51,7 +52,13 @@ def opened(monkeypatch) -> list[str]:
         names.append(self.name)
         return by_path(self, *args, **kwargs)
 
+    def watched_raw(self, path):
+        names.append(Path(path).name)
+        raw(self, path)
+
+    raw = RawFile.__init__
     monkeypatch.setattr(Path, "open", watched)
+    monkeypatch.setattr(RawFile, "__init__", watched_raw)
     return names
 
 
