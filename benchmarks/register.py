@@ -7,6 +7,7 @@ repository root, with the data beside the checkout or their folder named::
     python benchmarks/register.py real --pictures FOLDER
     python benchmarks/register.py deformable
     python benchmarks/register.py threads
+    python benchmarks/register.py files --ants PYTHON
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ PARTS = {
     "real": "register_real",
     "deformable": "register_deformable",
     "threads": "register_threads",
+    "files": "register_files",
 }
 """Part -> module with ``add_arguments(parser)`` and ``run(options)``, which gives a text."""
 

@@ -12,6 +12,7 @@ mutual information of the scanner's own coordinates, their map and ours; what wa
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,7 @@ def run(options: argparse.Namespace) -> str:
         lines.append(
             f"| {pair.name} | {apart.mean():.2f} | {apart.max():.2f} | {cells} | {flagged} |"
         )
+        print(lines[-1], file=sys.stderr, flush=True)  # as they come
         if options.pictures:
             options.pictures.mkdir(parents=True, exist_ok=True)
             for name, move in (("ours", ours), ("theirs", pair.reference)):

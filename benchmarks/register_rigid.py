@@ -154,7 +154,7 @@ def make_pair(anatomy: Anatomy, n: int, seed: int) -> Pair:
     index = np.argwhere(rendered["label"][0].numpy() > 0)
     chosen = random.choice(len(index), N_TARGETS, replace=False)
     return Pair(
-        f"MR-{'CT' if is_ct else 'MR'}, {'4 mm slices' if is_thick else '1 mm'}",
+        f"MR-{'CT' if is_ct else 'MR'}, {thickness:g} mm{' slices' if is_thick else ''}",
         make_volume(rendered["image"], still.affine, modality="MR", units="arbitrary"),
         make_volume(
             picture,
