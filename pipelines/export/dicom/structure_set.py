@@ -70,6 +70,9 @@ VOLUME_TOLERANCE = 0.01
 
 CONTOUR_DATA = 0x30060050
 
+WITHOUT_CONTOURS = frozenset(("tissues",))
+"""Names of labels that are maps of a whole head, air and all, and no structures to be outlined."""
+
 
 def structure_set_series(study: Study, desk: Desk) -> Iterator[ObjectSeries]:
     """A structure set for each label of the study that holds anything.
@@ -78,6 +81,8 @@ def structure_set_series(study: Study, desk: Desk) -> Iterator[ObjectSeries]:
         NoDicomSource: the volume behind a label came from no DICOM.
     """
     for output in study.find(kind="label"):
+        if output.name in WITHOUT_CONTOURS:
+            continue
         grid = label_grid(output.volume, desk.source(output.space or output.role))
         structures = structures_of(grid.labels, output.label_names)
         if structures:

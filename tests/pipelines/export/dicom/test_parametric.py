@@ -7,6 +7,7 @@ import pytest
 
 from radloom.errors import StageFailed
 from radloom.geometry import flip_lps_ras
+from radloom.models.translation.tissues import CLASS_NAMES
 from radloom.pipelines.export.dicom.derived import derived_series
 from radloom.pipelines.export.dicom.heading import file_bytes, read_file_bytes
 from radloom.pipelines.export.dicom.parametric import (
@@ -15,8 +16,10 @@ from radloom.pipelines.export.dicom.parametric import (
     parametric_series,
 )
 from radloom.pipelines.export.dicom.result import Desk
+from radloom.pipelines.export.dicom.segmentation import segmentation_series
+from radloom.pipelines.export.dicom.structure_set import structure_set_series
 from radloom.pipelines.study import Output, Study
-from radloom.shapes import affine_of, array_of, like
+from radloom.shapes import affine_of, array_of, like, make_label
 
 
 def test_attenuation_map_keeps_every_bit_and_its_unit(
@@ -63,6 +66,16 @@ def test_maps_of_a_study_become_series_and_no_images(
         ),
     )
     assert list(derived_series(results, desk)) == []
+    tissues = make_label(np.arange(values.size).reshape(values.shape) % 3, affine_of(t1))
+    label = Output("label", "ct", "tissues", tissues, space="t1", label_names=CLASS_NAMES)
+    labelled = study.with_outputs("translate", (label,))
+    assert list(structure_set_series(labelled, desk)) == []
+    (segmentation,) = segmentation_series(labelled, desk)
+    codes = [
+        item.SegmentedPropertyTypeCodeSequence[0].CodeMeaning
+        for item in segmentation.datasets[0].SegmentSequence
+    ]
+    assert codes == ["Soft tissue", "Bone"]
     series = list(parametric_series(results, Desk(results, "fingerprint")))
     units = ("/cm", "[hnsf'U]")
     for one, unit, volume in zip(series, units, (mu, error), strict=True):
