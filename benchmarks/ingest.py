@@ -6,17 +6,20 @@ into .nii.gz in turn, several times; what Radloom wrote is compared with what dc
 Measured of each whole process tree: wall time, processor time and peak memory (sum of resident
 sizes, sampled), medians of the runs, and the size of the files. Then discovery alone, in one
 process, against a plain read of the same bytes; and the peak memory of ``radloom convert`` and of
-discovery on a quarter, a half and all of the folder.
+discovery on a quarter, a half and all of the folder. The second form measures the peak memory of
+discovery alone, on folders of very small files.
 
 Needs the real scans beside the checkout, the packages dcm2niix and dicom2nifti, and Linux. Run::
 
     python benchmarks/ingest.py DATA [--files 5000] [--runs 1]
+    python benchmarks/ingest.py --small 5000 20000 50000
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
+import io
 import itertools
 import platform
 import resource
@@ -25,7 +28,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -63,9 +66,15 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
 DISCOVERY = """\
 import sys
 from pathlib import Path
-from radloom.pipelines.ingest.examine import look_at_folder
-print(len(look_at_folder(Path(sys.argv[1]))))
+from radloom.pipelines.ingest.discovery import discover
+print(len(discover(Path(sys.argv[1]))))
 """
+
+TEMPLATE = "2.25.77000000"
+"""Stands in the UIDs of a file of `make_small_folder`, and is replaced in each copy."""
+
+SMALL_SERIES = 100
+"""Files of each of its series."""
 
 
 def make_folder(data: Path, folder: Path, n_files: int) -> int:
@@ -85,6 +94,37 @@ def make_folder(data: Path, folder: Path, n_files: int) -> int:
             dataset.save_as(target / f"{n:06d}.dcm")
             n += 1
     return n
+
+
+def make_small_folder(folder: Path, n_files: int) -> None:
+    """Headers with pictures of 4 x 6 pixels, a study for every hundred; patients have four."""
+    image = pydicom.Dataset()
+    image.file_meta = pydicom.dataset.FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = pydicom.uid.MRImageStorage
+    image.Modality, image.SeriesDescription, image.Manufacturer = "MR", "t1", "SIEMENS"
+    image.PatientID = f"{TEMPLATE} "
+    image.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND"]
+    image.Rows, image.Columns, image.SamplesPerPixel = 4, 6, 1
+    image.PixelSpacing, image.ImageOrientationPatient = [1, 1], [1, 0, 0, 0, 1, 0]
+    image.BitsAllocated, image.BitsStored, image.HighBit = 16, 12, 11
+    image.PixelRepresentation, image.PhotometricInterpretation = 0, "MONOCHROME2"
+    image.RepetitionTime, image.EchoTime, image.FlipAngle = 2300, 3, 9
+    image.StudyInstanceUID, image.SeriesInstanceUID = f"{TEMPLATE}.1", f"{TEMPLATE}.2"
+    image.PixelData = bytes(48)
+    slices = []
+    for k in range(SMALL_SERIES):
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{TEMPLATE}.3.{k}"
+        image.InstanceNumber, image.ImagePositionPatient = k + 1, [0, 0, k]
+        content = io.BytesIO()
+        pydicom.dcmwrite(content, image, enforce_file_format=True)
+        slices.append(content.getvalue())
+    for study in range(n_files // SMALL_SERIES):
+        (folder / f"{study:05d}").mkdir(parents=True)
+        uid = f"2.25.78{study:06d}".encode()
+        for k, content in enumerate(slices):
+            copy = folder / f"{study:05d}" / f"{k:03d}"
+            copy.write_bytes(content.replace(TEMPLATE.encode(), uid))
 
 
 def commands(folder: Path, out: Path) -> dict[str, list[str]]:
@@ -181,7 +221,7 @@ def best_of(runs: int, job: Callable[[], object]) -> float:
 def discovery_rates(folder: Path, runs: int) -> dict[str, float]:
     """Files a second of one core: headers by Radloom and pydicom, and a plain read of the bytes."""
     from radloom.pipelines.ingest.elements import Unusual, read_elements
-    from radloom.pipelines.ingest.examine import look_at_folder
+    from radloom.pipelines.ingest.examine import LooksAgain, look_at_folder
     from radloom.pipelines.ingest.index import FileIndex
     from radloom.pipelines.ingest.scan import list_folder
 
@@ -203,24 +243,48 @@ def discovery_rates(folder: Path, runs: int) -> dict[str, float]:
         for file in files[:500]:
             pydicom.dcmread(file, stop_before_pixels=True)
 
-    index = FileIndex()
-    look_at_folder(folder, index=index)
+    def look(index: Path | None = None) -> int:
+        with FileIndex.at(index, LooksAgain(folder)) as known:
+            return sum(1 for _ in look_at_folder(folder, index=known))
+
     n = len(files)
-    return {
-        "Radloom, every header": n / best_of(runs, lambda: look_at_folder(folder)),
-        "Radloom, all of them in the index": n
-        / best_of(runs, lambda: look_at_folder(folder, index=index)),
-        "pydicom.dcmread(stop_before_pixels=True)": min(500, n) / best_of(runs, read_by_pydicom),
-        "a plain read of the same bytes": n / best_of(runs, read_plainly),
-    }
+    with tempfile.TemporaryDirectory() as name:
+        index = Path(name) / "index"
+        look(index)
+        return {
+            "Radloom, every header": n / best_of(runs, look),
+            "Radloom, all of them in the index": n / best_of(runs, lambda: look(index)),
+            "pydicom.dcmread(stop_before_pixels=True)": min(500, n)
+            / best_of(runs, read_by_pydicom),
+            "a plain read of the same bytes": n / best_of(runs, read_plainly),
+        }
+
+
+def small_peaks(work: Path, counts: Sequence[int]) -> list[tuple[int, int]]:
+    """Files, and the peak in bytes of a process that only discovers them, on small files."""
+    peaks = []
+    for n in counts:
+        make_small_folder(work / "small", n)
+        peaks.append((n, look_peak(work / "small", work)))
+        shutil.rmtree(work / "small")
+    return peaks
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder of the real scans")
+    parser.add_argument("data", type=Path, nargs="?", help="folder of the real scans")
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--small", type=int, nargs="+", help="only discover so many small files")
     options = parser.parse_args()
+    if options.small:
+        with tempfile.TemporaryDirectory(prefix="radloom-bench-") as name:
+            peaks = small_peaks(Path(name), options.small)
+        print("| small files | peak of discovery, MiB |\n|---|---|")
+        print("\n".join(f"| {n:,} | {peak / 2**20:.1f} |" for n, peak in peaks))
+        return
+    if options.data is None:
+        parser.error("name the folder of the real scans, or --small")
     with tempfile.TemporaryDirectory(prefix="radloom-bench-") as name:
         work = Path(name)
         n = make_folder(options.data, work / "in", options.files)
@@ -261,7 +325,7 @@ def whole(work: Path, n_files: int, costs: Costs) -> Peaks:
 
 
 def look_peak(folder: Path, work: Path) -> int:
-    """Of a process that only looks at every header."""
+    """Of a process that only discovers the folder."""
     return measured([[sys.executable, "-c", DISCOVERY, str(folder)]], work / "log.txt").peak_bytes
 
 
