@@ -14,7 +14,7 @@ from radloom import __version__
 from radloom.errors import ConfigError
 from radloom.models.registration.elastix import TransformKind, read_parameter_file
 from radloom.models.registration.methods import Found, How, Method, find_transform
-from radloom.pipelines.register_checks import registration_checks
+from radloom.pipelines.register_checks import deformation_checks, registration_checks
 from radloom.pipelines.stage import Check, Context, StageResult
 from radloom.pipelines.study import Output, Study
 from radloom.shapes import LabelVolume, Volume, affine_of, require_volume, spatial_shape
@@ -236,21 +236,4 @@ def _checks(
     fixed: Volume, moving: Volume, found: Found, mask: LabelVolume | None
 ) -> Iterator[Check]:
     yield from registration_checks(fixed, moving, found.moving_from_fixed, mask)
-    deformation = found.deformation
-    if deformation is None or found.affine is None:
-        return
-    yield Check(
-        "inverse_error_mm",
-        deformation.inconsistency_mm,
-        high=1.0,
-        unit="mm",
-        meaning="How far there and back misses, median over the head. High: the map is torn; look.",
-    )
-    yield Check(
-        "refined_mm",
-        deformation.refined_mm,
-        high=6.0,
-        unit="mm",
-        meaning="How far the search for this pair carried the head from where it began, the "
-        "network's answer or the affine map, on average. High: they do not agree; look.",
-    )
+    yield from deformation_checks(fixed, moving, found, mask)

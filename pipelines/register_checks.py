@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from radloom.models.registration.methods import Found
 from radloom.models.registration.similarity import Similarity
 from radloom.models.registration.start import inverse_error_mm
 from radloom.pipelines.stage import Check
 from radloom.shapes import LabelVolume, Volume
 from radloom.transforms.spatial import Transform
 
-__all__ = ["registration_checks"]
+__all__ = ["deformation_checks", "registration_checks"]
 
 
 def registration_checks(
@@ -114,7 +115,52 @@ def _shape_checks(moving_from_fixed: Transform) -> Iterator[Check]:
     yield Check(
         "folded_voxels",
         moving_from_fixed.folded_share(),
-        high=0.001,
+        high=0.0001,
         meaning="Share of voxels where the map turns tissue inside out. Above zero: look at the "
         "warped volume for smears.",
+    )
+
+
+def deformation_checks(
+    fixed: Volume, moving: Volume, found: Found, mask: LabelVolume | None = None
+) -> Iterator[Check]:
+    """What is to be said of a deformation besides; nothing where the method gave none.
+
+    Args:
+        fixed: (1, I, J, K).
+        moving: the same, on its own grid.
+        found: by voxelmorph or hybrid.
+        mask: where the volumes were compared; the head unless given.
+    """
+    deformation, affine = found.deformation, found.affine
+    if deformation is None or affine is None:
+        return
+    judge = Similarity.of(fixed, moving, spacing_mm=3.0, fixed_mask=mask, seed=4)
+    yield Check(
+        "deformation_gain",
+        judge.measure(found.moving_from_fixed)[0] - judge.measure(affine)[0],
+        low=-0.002,
+        meaning="Similarity gained over the affine map alone. Below zero: the deformation made "
+        "things worse; use the affine map.",
+    )
+    yield Check(
+        "network_start",
+        float(deformation.start == "network"),
+        meaning="1 where the search began at the trained network's answer, 0 where at that of a "
+        "search for large displacements, as without weights.",
+    )
+    yield Check(
+        "refined_mm",
+        deformation.refined_mm,
+        high=6.0,
+        unit="mm",
+        meaning="How far the search for this pair carried the head from where it began, on "
+        "average. High: they do not agree; look.",
+    )
+    yield Check(
+        "inverse_error_mm",
+        deformation.inconsistency_mm,
+        high=0.5,
+        unit="mm",
+        meaning="How far there and back misses, median over the head. High: the map is torn; look.",
     )

@@ -50,7 +50,7 @@ def mind_ssc(image: torch.Tensor, *, radius: int = 1, dilation: int = 1) -> torc
         distances[row] = box_mean((one - other).square_()[None], radius)[0]
     distances -= distances.amin(dim=0)
     spread = distances.mean(dim=0)
-    middle = float(spread.double().mean())
+    middle = float(spread.cpu().numpy().mean(dtype="float64"))
     spread.clamp_(1e-3 * middle + 1e-12, 1e3 * middle + 1e-12)
     return distances.div_(spread).neg_().exp_()
 

@@ -40,7 +40,7 @@ def search(
     steps = list(product(range(-reach, reach + 1), repeat=3))
     costs = _costs(fixed, moving, weight, steps, reach)
     lattice = torch.tensor(steps, dtype=torch.float32, device=fixed.device) / 2
-    costs /= float(costs.double().mean()) or 1.0
+    costs /= float(costs.mean(dim=0).cpu().numpy().mean(dtype="float64")) or 1.0
     found = torch.zeros((3, *costs.shape[1:]), device=fixed.device)
     smooth = found
     for coupling in couplings:
