@@ -8,8 +8,9 @@ Parts, of which each fills its table in docs/benchmarks.md:
 - ``cost``: wall-clock time and the largest memory of one process on a head of 192 x 224 x 192 mm.
 
 Every method is told the true noise level; those named "blind" estimate it. Real scans hold noise of
-their own: the scan as it is stands for the truth, so no result can be perfect, and a method that
-removes the scan's own noise too is charged for it.
+their own: the scan as it is stands for the truth, so a method that removes that noise too is
+charged for it. The row "own noise" gives the PSNR that the noise-free scan itself would have, by our
+estimate of that noise.
 
 Each result is appended to a file as soon as it is there, and not computed again; so the table may
 be filled in pieces, and `--again network` computes one method anew. `--table` prints only.
@@ -42,11 +43,14 @@ from denoise_methods import Tools, methods
 from denoise_scores import scores
 
 from radloom.errors import MissingWeights
+from radloom.models.denoising.noise import estimate_noise
 
 Row = dict[str, Any]
 
 PARTS = ("real", "ct", "anomalies", "cost")
-QUICK = ("noisy", "nlm", "nlm, blind", "tv", "scikit-image nlm")
+OWN_NOISE = "own noise"
+"""Not a method: the PSNR of the noise in the scan as it is."""
+QUICK = (OWN_NOISE, "noisy", "nlm", "nlm, blind", "tv", "scikit-image nlm")
 NETWORK = ("network", "network, blind")
 WEAKER = tuple(f"{method} x{f}" for method in ("nlm", "tv") for f in ("0.5", "0.7", "1.4"))
 CHOSEN = {
@@ -103,7 +107,7 @@ def fill(
             ):
                 continue
             case = case or make()
-            row = result(case, method, known[method])
+            row = result(case, method, known.get(method))
             if row is not None:
                 fresh.append(row)
                 append(options.results, row)
@@ -111,12 +115,14 @@ def fill(
 
 
 def result(case: Case, method: str, denoise: Any) -> Row | None:
-    begin = time.process_time()
+    if method == OWN_NOISE:
+        return own_noise(case)
+    begin = processor_seconds()
     try:
         image = denoise(case)
     except MissingWeights:
         return None
-    seconds = time.process_time() - begin
+    seconds = processor_seconds() - begin
     row = {
         "part": case.part,
         "case": case.name,
@@ -127,6 +133,24 @@ def result(case: Case, method: str, denoise: Any) -> Row | None:
     }
     print(f"{case.name}, {case.noise:g}, {method}: {row['psnr']:.2f} dB", file=sys.stderr)
     return row
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def own_noise(case: Case) -> Row | None:
+    """None for rendered heads, and where none is found."""
+    if case.part == "anomalies" or case.name.startswith("rendered"):
+        return None
+    sigma = estimate_noise(case.truth, case.modality).sigma
+    if sigma == 0:
+        return None
+    psnr = float(20 * np.log10(case.peak / sigma))
+    what = {"part": case.part, "case": case.name, "noise": case.noise, "method": OWN_NOISE}
+    return {**what, "seconds": 0.0, "psnr": psnr, "ssim": float("nan")}
 
 
 def cost(wanted: Sequence[str], options: argparse.Namespace) -> list[Row]:
@@ -196,7 +220,9 @@ def mean_table(rows: list[Row]) -> str:
         found[row["method"], row["noise"]][row["case"]] = row
     noise = sorted({level for _, level in found})
     shared = {
-        level: set.intersection(*(set(v) for (_, n), v in found.items() if n == level))
+        level: set.intersection(
+            *(set(v) for (m, n), v in found.items() if n == level and m != OWN_NOISE)
+        )
         for level in noise
     }
     heads = " | ".join(f"{level:g} (n {len(shared[level])})" for level in noise)
@@ -206,7 +232,7 @@ def mean_table(rows: list[Row]) -> str:
         for level in noise:
             own = [row for case, row in found[method, level].items() if case in shared[level]]
             mean = [float(np.mean([row[key] for row in own])) for key in ("psnr", "ssim") if own]
-            cells.append("{:.2f} / {:.3f}".format(*mean) if own else "-")
+            cells.append("{:.2f} / {:.3f}".format(*mean).removesuffix(" / nan") if own else "-")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -325,6 +325,20 @@ def rendered_mr(head: Anatomy, contrast: str) -> SphereHead:
     return seen["clean"][0].numpy(), brain, seen["structures"][0].numpy() > 0
 
 
+def rendered_slices(
+    head: Anatomy, contrast: str, slices: float, shape: tuple[int, int, int]
+) -> tuple[Floats, Mask]:
+    """A head without noise, pixels of 1 mm; where its head is."""
+    quiet = MRAcquisitionRecipe(nearly_clean=1.0, noise=NoiseRecipe(probability=0))
+    recipe = plain_recipe(
+        GridRecipe(shape, offset=0.0), mr=CONTRASTS[contrast], mr_acquisition=quiet
+    )
+    drawn = draw_sample(head, recipe, torch.Generator().manual_seed(1))
+    grid = replace(drawn.grid, spacing_mm=(1.0, 1.0, slices), centre_mm=(0, 0, 15))
+    seen = render_sample(head, replace(drawn, grid=grid), ("clean", "structures"))
+    return seen["clean"][0].numpy(), seen["structures"][0].numpy() > 0
+
+
 def plain_recipe(grid: GridRecipe, **other: object) -> SampleRecipe:
     """No turns, no edits, no anomalies of the generator's own."""
     still = DeformationRecipe(

@@ -17,8 +17,9 @@ import torch
 from denoise_cases import Case
 
 from radloom.models.denoising.learned import Denoiser
-from radloom.models.denoising.methods import How, Method, denoise_image
+from radloom.models.denoising.methods import UNEVEN, How, Method, denoise_image
 from radloom.models.denoising.noise import estimate_noise
+from radloom.models.denoising.noise_map import estimate_noise_map
 from radloom.transforms.denoising.rician import signal_of_mean
 
 Floats = npt.NDArray[np.float32]
@@ -60,9 +61,7 @@ def ours(case: Case, *, method: Method, tools: Tools, factor: float | None = 1.0
     """`denoise_image`, told the true level times `factor`, or (None) the estimate in the scan."""
     if method == "bm4d":
         lend_bm4d(tools)
-    level = (
-        estimate_noise(case.whole, case.modality).sigma if factor is None else factor * case.sigma
-    )
+    level = estimated(case) if factor is None else factor * case.sigma
     how = How(
         method,
         sigma=level,
@@ -71,6 +70,15 @@ def ours(case: Case, *, method: Method, tools: Tools, factor: float | None = 1.0
         denoiser=network(case.modality, tools) if method == "network" else None,
     )
     return denoise_image(case.noisy, case.spacing, modality=case.modality, how=how)[0]
+
+
+def estimated(case: Case) -> float | Floats:
+    """What `denoise_image` would find in the whole scan, cut to the case's box."""
+    level = estimate_noise(case.whole, case.modality).sigma
+    if case.modality != "MR":
+        return level
+    found = estimate_noise_map(case.whole, case.spacing, level, rician=True)
+    return found.sigma[case.box] if found.unevenness >= UNEVEN else level
 
 
 def network(modality: str, tools: Tools) -> Denoiser | None:

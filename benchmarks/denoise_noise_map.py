@@ -16,28 +16,24 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from denoise_cases import plain_recipe, seeded
+from denoise_cases import rendered_slices, seeded
 
 from radloom.models.denoising.methods import How, denoise_image
 from radloom.models.denoising.noise import estimate_noise
 from radloom.models.denoising.noise_map import estimate_noise_map
 from radloom.models.training.anatomies import load_anatomies
 from radloom.transforms.synthesis.anatomy import Anatomy
-from radloom.transforms.synthesis.artefacts import MRAcquisitionRecipe
 from radloom.transforms.synthesis.artefacts.noise import (
     NoiseParameters,
-    NoiseRecipe,
     g_factor,
     magnitude_with_noise,
 )
-from radloom.transforms.synthesis.mr import CONTRASTS
-from radloom.transforms.synthesis.sample import GridRecipe, draw_sample, render_sample
 
 Floats = npt.NDArray[np.float32]
 
@@ -99,7 +95,7 @@ def cases(heads: list[Anatomy], noise: list[float]) -> Iterator[Case]:
     for number, head in enumerate(heads):
         for slices, shape in GRIDS.items():
             contrast = contrasts[number % 3]
-            truth, mask = rendered(head, contrast, slices, shape)
+            truth, mask = rendered_slices(head, contrast, slices, shape)
             peak = float(np.percentile(truth[mask], 99))
             for level in noise:
                 for largest in LARGEST:
@@ -113,19 +109,6 @@ def cases(heads: list[Anatomy], noise: list[float]) -> Iterator[Case]:
                     yield Case(
                         truth, noisy.numpy(), sigma.numpy(), mask, spacing, level, largest
                     )  # fmt: skip
-
-
-def rendered(
-    head: Anatomy, contrast: str, slices: float, shape: tuple[int, int, int]
-) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    quiet = MRAcquisitionRecipe(nearly_clean=1.0, noise=NoiseRecipe(probability=0))
-    recipe = plain_recipe(
-        GridRecipe(shape, offset=0.0), mr=CONTRASTS[contrast], mr_acquisition=quiet
-    )
-    drawn = draw_sample(head, recipe, torch.Generator().manual_seed(1))
-    grid = replace(drawn.grid, spacing_mm=(1.0, 1.0, slices), centre_mm=(0, 0, 15))
-    seen = render_sample(head, replace(drawn, grid=grid), ("clean", "structures"))
-    return seen["clean"][0].numpy(), seen["structures"][0].numpy() > 0
 
 
 def arguments() -> argparse.Namespace:

@@ -90,19 +90,67 @@ def test_the_network_is_what_the_metadata_says(name):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BOTH)
-def test_the_network_can_be_exported(name):
+@pytest.fixture(params=BOTH)
+def random_network(request):
+    """The bundle's network, every weight drawn, for what starts at zero hides all others."""
     import torch
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
-    parser.read_config(str(BUNDLES / name / "configs" / "inference.yaml"))
+    parser.read_config(str(BUNDLES / request.param / "configs" / "inference.yaml"))
     network = parser.get_parsed_content("network_def").eval()
-    pair = torch.rand(1, 2, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        exported = torch.export.export(network, (pair,)).module()
-        torch.testing.assert_close(exported(pair), network(pair))
+        for weights in network.parameters():
+            weights.copy_(0.05 * torch.randn(weights.shape, generator=generator))
+    return request.param, network
+
+
+def pair_of(*shape):
+    import torch
+
+    return torch.rand(1, 2, *shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.slow
+def test_the_network_can_be_exported(random_network):
+    import torch
+
+    _, network = random_network
+    multiples = {axis: 8 * torch.export.Dim(f"n{axis}", min=2, max=32) for axis in (2, 3, 4)}
+    with torch.no_grad():
+        exported = torch.export.export(
+            network, (pair_of(32, 32, 32),), dynamic_shapes=(multiples,)
+        ).module()
+        other = pair_of(16, 24, 40)
+        clean = network(other)
+        assert (clean - other[:, :1]).abs().max() > 0.01
+        torch.testing.assert_close(exported(other), clean)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python")  # to a constant, as it is
+@pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning:monai.bundle")
+def test_the_zoos_own_export_gives_the_same(random_network, tmp_path):
+    import torch
+    from monai.bundle import ckpt_export
+
+    name, network = random_network
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    configs = BUNDLES / name / "configs"
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=str(tmp_path / "model.pt"),
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.yaml"),
+        use_trace=True,
+        input_shape=[1, 2, 32, 32, 32],
+    )
+    exported, other = torch.jit.load(tmp_path / "model.ts"), pair_of(16, 24, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(other), network(other))
 
 
 @pytest.mark.parametrize("name", BOTH)

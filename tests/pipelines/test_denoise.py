@@ -98,6 +98,7 @@ def test_stage_gives_one_volume_a_role_with_its_sidecar(study, context):
     assert result.outputs[1].sidecar["NoiseLevelUnits"] == "HU"
     assert result.outputs[1].sidecar["NoiseLevel"] == pytest.approx(10, rel=0.1)
     assert result.outputs[0].sidecar["DenoisingMethod"] == "nlm"
+    assert result.outputs[0].sidecar["NoiseUnevenness"] == 1.0
     assert result.outputs[0].sidecar["DenoisingFast"] is True
     assert not [c.name for c in result.checks if c.flagged]
     assert {c.name for c in result.checks} == {
@@ -115,9 +116,10 @@ def test_stage_flags_an_oversmoothed_volume(study, context, monkeypatch):
     from radloom.shapes import like
 
     def blur(volume, _):
-        return like(volume, ndimage.gaussian_filter(array_of(volume), (0, 2, 2, 2))), 40.0
+        blurred = ndimage.gaussian_filter(array_of(volume), (0, 2, 2, 2))
+        return like(volume, blurred), (40.0, 1.0)
 
-    monkeypatch.setattr(room, "denoise", blur)
+    monkeypatch.setattr(room, "_denoise", blur)
     flagged = {c.name for c in DenoiseStage(roles=("t1",)).run(study, context).checks if c.flagged}
     assert flagged >= {"t1_residual_autocorrelation", "t1_residual_edge_correlation"}
 
