@@ -103,22 +103,28 @@ def find_transform(
         StageFailed: elastix gave up.
     """
     method = how.chosen
-    masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     if method == "elastix":
         found = register(
             fixed,
             moving,
             transform=how.transform,
             parameter_files=how.parameter_files,
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
             n_threads=how.n_threads,
             fast=how.fast,
-            **masks,
         )
         return Found(found)
     device = how.device or torch.device("cpu")
     registrar = registrar_for(method, device)
     affine = register(
-        fixed, moving, transform="affine", n_threads=how.n_threads, fast=how.fast, **masks
+        fixed,
+        moving,
+        transform="affine",
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        n_threads=how.n_threads,
+        fast=how.fast,
     )
     deformation = deform(
         fixed,
