@@ -6,6 +6,6 @@
 - `elastix`: rigid, affine and deformable registration, and any elastix parameter file.
 - `methods`: one way in to elastix, voxelmorph and hybrid.
 - `deformable`: hybrid and voxelmorph, from two volumes and an affine map to fields in mm.
-- `working_grid`, `descriptors`, `search`, `instance`, `gauss_newton`, `flow`: its parts, on tensors.
+- `working_grid`, `descriptors`, `search`, `instance`, `gauss_newton`, `flow`: its parts.
 - `network`, `learned`: VoxelMorph, and VoxelMorph on any pair of volumes.
 """
