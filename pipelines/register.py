@@ -22,13 +22,13 @@ from radloom.transforms.spatial import Transform, resample
 
 __all__ = ["FIXED_PREFERENCE", "RegisterStage", "Registration", "register_images"]
 
-_REVISION = 3
+_REVISION = 4
 """Raised when the same parameters give other transforms."""
 
 FIXED_PREFERENCE = ("t1", "t1ce", "flair", "t2", "pd", "ct", "pet")
 """Which role the others are brought to, where the one asked for is absent."""
 
-_BYTES_PER_VOXEL = {"rigid": 24, "affine": 24, "deformable": 200}
+_BYTES_PER_VOXEL = {"rigid": 40, "affine": 24, "deformable": 200}
 """Of fixed and moving together, at the peak: copies, pyramids, for a field its float64 forms."""
 
 _WORKING_BYTES = {"elastix": 0, "hybrid": 2 * 2**30, "voxelmorph": 6 * 2**30}
