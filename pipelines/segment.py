@@ -14,9 +14,9 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,9 +27,12 @@ from radloom.models.bundles import find_bundle
 from radloom.models.segmentation import (
     ModelFolder,
     NnunetOptions,
+    Prediction,
     SegmentationModel,
+    TakeProbabilities,
     find_model,
 )
+from radloom.models.segmentation.expected import expected_ml
 from radloom.pipelines.stage import Check, Context, StageResult
 from radloom.pipelines.study import Output, Study, Table
 from radloom.shapes import (
@@ -37,11 +40,12 @@ from radloom.shapes import (
     Volume,
     affine_of,
     array_of,
+    like,
     require_same_grid,
     spatial_shape,
 )
 
-__all__ = ["SegmentStage", "model_name", "segment", "volumes_table"]
+__all__ = ["SegmentStage", "model_name", "predict", "segment", "volumes_table"]
 
 DEFAULT_BUNDLE = "brain_mr_segmentation"
 
@@ -68,7 +72,34 @@ def segment(
     trust: bool = False,
     fast: bool = False,
 ) -> tuple[LabelVolume, dict[int, str]]:
-    """Labels (1, I, J, K) on the grid of `volumes`, and value -> structure.
+    """Labels (1, I, J, K) on the grid of `volumes`, and value -> structure; see `predict`."""
+    found, names = predict(
+        volumes,
+        model,
+        bundle=bundle,
+        options=options,
+        device=device,
+        n_threads=n_threads,
+        trust=trust,
+        fast=fast,
+    )
+    return found.label, names
+
+
+def predict(
+    volumes: Volume | Sequence[Volume],
+    model: Path | None = None,
+    *,
+    bundle: str = DEFAULT_BUNDLE,
+    options: NnunetOptions | None = None,
+    device: torch.device | None = None,
+    n_threads: int = 1,
+    trust: bool = False,
+    fast: bool = False,
+    memory: int | None = None,
+    probabilities: TakeProbabilities | None = None,
+) -> tuple[Prediction, dict[int, str]]:
+    """Labels (1, I, J, K) on the grid of `volumes` with their doubt, and value -> structure.
 
     Args:
         volumes: one volume, or one a channel of the model in its order, all on one grid.
@@ -80,6 +111,8 @@ def segment(
         n_threads: of the CPU; the labels do not depend on it.
         trust: whether the user trusts code in an outside bundle or checkpoint.
         fast: an eighth of the time for an nnU-Net model on the CPU: no mirroring.
+        memory: bytes that may be taken; None: what it estimates. The labels do not depend on it.
+        probabilities: takes those of all classes, box by box; nnU-Net models only.
 
     Raises:
         MissingWeights: no model was named, and Radloom's own has no weights.
@@ -87,19 +120,27 @@ def segment(
         ConfigError: the folder holds no model, or one that does not work here.
         InputError: the number of volumes is not that of the model's channels.
         GridMismatch: the volumes do not share a grid.
+        OutOfMemory: `memory`, or what the machine has, does not do.
     """
     device = device or torch.device("cpu")
     channels = [volumes] if isinstance(volumes, torch.Tensor) else list(volumes)
     options = _options(options or NnunetOptions(), device, fast=fast)
     folder, found = _find(model, bundle, options)
     key = (folder, options, found.sha256())
+    asked = partial(
+        _predict, channels, n_threads=n_threads, memory=memory, probabilities=probabilities
+    )
     try:
-        label = _loaded(*key, str(device), trust).segment(channels, n_threads=n_threads)
+        prediction = asked(_loaded(*key, str(device), trust))
     except torch.OutOfMemoryError:
         _loaded.cache_clear()
         torch.cuda.empty_cache()
-        label = _loaded(*key, "cpu", trust).segment(channels, n_threads=n_threads)
-    return label, dict(found.label_names)
+        prediction = asked(_loaded(*key, "cpu", trust))
+    return prediction, dict(found.label_names)
+
+
+def _predict(volumes: Sequence[Volume], model: SegmentationModel, **kwargs: Any) -> Prediction:
+    return model.predict(volumes, **kwargs)
 
 
 def model_name(name: str) -> str:
@@ -111,11 +152,15 @@ def model_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower()) or "model"
 
 
-def volumes_table(label: LabelVolume, names: Mapping[int, str]) -> Table:
+def volumes_table(
+    label: LabelVolume, names: Mapping[int, str], doubt: Mapping[int, float] | None = None
+) -> Table:
     """A row for each structure named or present: label, structure, volume_ml, n_voxels.
 
-    The volume is the number of voxels times that of one voxel, in mL, to four digits.
+    The volume is the number of voxels times that of one voxel, in mL, to four digits. With `doubt`,
+    a column ``entropy``: 0 certain, 1 not at all; empty where the model never gave the label.
     """
+    doubt = doubt or {}
     values, counts = np.unique(array_of(label), return_counts=True)
     counted = {int(v): int(n) for v, n in zip(values, counts, strict=True) if v}
     voxel_ml = voxel_volume_ml(affine_of(label))
@@ -125,6 +170,7 @@ def volumes_table(label: LabelVolume, names: Mapping[int, str]) -> Table:
             "structure": names.get(value, f"unnamed_{value}"),
             "volume_ml": round(counted.get(value, 0) * voxel_ml, 4),
             "n_voxels": counted.get(value, 0),
+            **({"entropy": round(doubt[value], 4) if value in doubt else ""} if doubt else {}),
         }
         for value in sorted({*names, *counted})
     )
@@ -147,6 +193,9 @@ class SegmentStage:
     """Whether an nnU-Net model averages over mirrored windows, where it allows that."""
     fast: bool = False
     """On the CPU: no mirroring, an eighth of the time."""
+    missing: Literal["refuse", "zero"] = "refuse"
+    """Where a model of several channels lacks one: skip the study, or fill it with zeros and flag
+    the study. At least one channel must be there."""
 
     @property
     def name(self) -> str:
@@ -160,7 +209,8 @@ class SegmentStage:
         except MissingWeights:
             model = "no weights"
         parts = (VERSION, model, self.bundle, self.roles, self.folds, self.mirroring, self.fast)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        policy = "" if self.missing == "refuse" else self.missing
+        return hashlib.sha256((repr(parts) + policy).encode()).hexdigest()
 
     def input_hashes(self, study: Study) -> Mapping[str, str]:
         """Path -> hash of each channel's files."""
@@ -171,13 +221,19 @@ class SegmentStage:
         return {path: sha for output in channels for path, sha in output.files.items()}
 
     def estimate_memory(self, study: Study) -> int:
-        """Bytes at the peak: scores of all classes on the model's and the volume's grid."""
+        """Bytes at the peak: the scores of all classes in a slab of the model's grid."""
+        return self._memory(study, "estimate_memory")
+
+    def least_memory(self, study: Study) -> int:
+        """Bytes that will do where memory is short: the scores strip by strip."""
+        return self._memory(study, "least_memory")
+
+    def _memory(self, study: Study, which: str) -> int:
         try:
             model = self._find()[1]
             first = self._channels(study, model)[0].volume
-            return model.estimate_memory(
-                spatial_shape(first), spacing_of(affine_of(first)).tolist()
-            )
+            bytes_of = getattr(model, which)
+            return int(bytes_of(spatial_shape(first), spacing_of(affine_of(first)).tolist()))
         except (MissingWeights, _Absent):
             return 0
 
@@ -194,8 +250,9 @@ class SegmentStage:
             channels = self._channels(study, model)
         except (MissingWeights, _Absent) as error:
             return StageResult(status="skipped", reason=str(error))
-        label, names = segment(
-            [output.volume for output in channels],
+        volumes, absent = self._volumes(channels, model)
+        found, names = predict(
+            volumes,
             self.model,
             bundle=self.bundle,
             options=self._options(),
@@ -203,13 +260,16 @@ class SegmentStage:
             n_threads=context.n_threads,
             trust=context.trust,
             fast=self.fast,
+            memory=context.memory,
         )
-        role, table = channels[0].role, volumes_table(label, names)
+        label = found.label
+        role, table = channels[0].role, volumes_table(label, names, found.doubt)
         sidecar = {
             "Model": model.name,
             "ModelSHA256": digest,
             "Channels": [output.role for output in channels],
             "Fast": self.fast,
+            **({"ChannelsOfZeros": list(absent)} if absent else {}),
         }
         outputs = (
             Output(
@@ -222,7 +282,13 @@ class SegmentStage:
             ),
             Output(kind="table", role=role, name="volumes", source=table),
         )
-        return StageResult(outputs, _checks(role, label, table, names))
+        checks = (
+            *_checks(role, label, table, names),
+            *_doubt_checks(role, found.doubt, names, own=self.model is None),
+            *(_size_checks(role, table) if self.model is None else ()),
+            *((_absent_check(role, absent),) if absent else ()),
+        )
+        return StageResult(outputs, checks)
 
     def _options(self) -> NnunetOptions:
         return NnunetOptions(folds=self.folds, mirroring=self.mirroring)
@@ -231,15 +297,31 @@ class SegmentStage:
         return _find(self.model, self.bundle, self._options())
 
     def _channels(self, study: Study, model: ModelFolder) -> tuple[Output, ...]:
-        return _channels(study, model, self.roles)
+        return _channels(study, model, self.roles, zeros=self.missing == "zero")
+
+    def _volumes(
+        self, channels: Sequence[Output], model: ModelFolder
+    ) -> tuple[list[Volume], tuple[str, ...]]:
+        """A volume for each channel of the model, zeros for an absent one; the roles of those."""
+        names = model.channel_names
+        if len(channels) == len(names):
+            return [output.volume for output in channels], ()
+        wanted = tuple(self.roles) or _roles_of(names, model.name)
+        have = {output.role: output.volume for output in channels}
+        first = channels[0].volume
+        zeros = like(first, np.zeros(first.shape, np.float32))
+        absent = tuple(role for role in wanted if role not in have)
+        return [have.get(role, zeros) for role in wanted], absent
 
 
 class _Absent(Exception):
     """The study has not what the model needs; the message is for people."""
 
 
-def _channels(study: Study, model: ModelFolder, roles: Sequence[str]) -> tuple[Output, ...]:
-    """One volume a channel of the model, all on one grid.
+def _channels(
+    study: Study, model: ModelFolder, roles: Sequence[str], *, zeros: bool = False
+) -> tuple[Output, ...]:
+    """One volume a channel of the model, all on one grid; with `zeros` those that there are.
 
     Raises:
         _Absent: the study lacks a role, or its volume was not registered.
@@ -255,8 +337,9 @@ def _channels(study: Study, model: ModelFolder, roles: Sequence[str]) -> tuple[O
             f"{len(names)} entries in that order, got {len(wanted)}"
         )
     absent = [role for role in wanted if role not in study.roles]
-    if absent:
+    if absent and not (zeros and len(absent) < len(wanted)):
         raise _Absent(f"the model {model.name} needs {', '.join(wanted)}; absent: {absent[0]}")
+    wanted = tuple(role for role in wanted if role not in absent)
     fixed = _fixed(study, wanted)
     return tuple(_on_grid_of(study, role, fixed, model.name) for role in wanted)
 
@@ -331,6 +414,51 @@ def _checks(
             low=1.0,
             meaning=f"Structures with at least one voxel, of {len(names)} that the model knows.",
         ),
+    )
+
+
+def _doubt_checks(
+    role: str, doubt: Mapping[int, float], names: Mapping[int, str], *, own: bool
+) -> tuple[Check, ...]:
+    """The structure that the model was least sure of; a range for Radloom's own model only."""
+    if not doubt:
+        return ()
+    worst = max(sorted(doubt), key=lambda value: doubt[value])
+    return (
+        Check(
+            f"{role}_doubt",
+            round(doubt[worst], 4),
+            high=0.5 if own else None,
+            meaning="Mean entropy of the probabilities within the structure that the model is "
+            f"least sure of ({names.get(worst, worst)}): 0 certain, 1 all classes alike.",
+        ),
+    )
+
+
+def _size_checks(role: str, table: Sequence[Mapping[str, Any]]) -> tuple[Check, ...]:
+    """The volume of each structure of which a range is known."""
+    found = ((row, expected_ml(str(row["structure"]))) for row in table)
+    return tuple(
+        Check(
+            f"{role}_{re.sub('[^a-z0-9]+', '_', str(row['structure']).lower())}_ml",
+            float(row["volume_ml"]),
+            low=limits[0],
+            high=limits[1],
+            unit="mL",
+            meaning="Volume of the structure; the limits are wide, and for adults.",
+        )
+        for row, limits in found
+        if limits is not None
+    )
+
+
+def _absent_check(role: str, absent: Sequence[str]) -> Check:
+    return Check(
+        f"{role}_channels_of_zeros",
+        float(len(absent)),
+        high=0.0,
+        meaning=f"The study has no {' and no '.join(absent)}; the model was given zeros instead, "
+        "which it was not trained for.",
     )
 
 

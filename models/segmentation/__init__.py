@@ -15,17 +15,36 @@ import torch
 from radloom.errors import ConfigError
 from radloom.models.bundles import is_bundle
 from radloom.models.segmentation.bundle import find_bundle_folder
+from radloom.models.segmentation.labelling import TakeProbabilities
 from radloom.models.segmentation.nnunet import NnunetOptions, find_nnunet, is_nnunet
-from radloom.shapes import LabelVolume, Volume
+from radloom.models.segmentation.result import Prediction
+from radloom.shapes import Volume
 
-__all__ = ["ModelFolder", "NnunetOptions", "SegmentationModel", "find_model"]
+__all__ = [
+    "ModelFolder",
+    "NnunetOptions",
+    "Prediction",
+    "SegmentationModel",
+    "TakeProbabilities",
+    "find_model",
+]
 
 
 class SegmentationModel(Protocol):
     """A loaded model."""
 
-    def segment(self, volumes: Sequence[Volume], *, n_threads: int = 1) -> LabelVolume:
-        """Labels (1, I, J, K) of one volume a channel, all on one grid."""
+    def predict(
+        self,
+        volumes: Sequence[Volume],
+        *,
+        n_threads: int = 1,
+        memory: int | None = None,
+        probabilities: TakeProbabilities | None = None,
+    ) -> Prediction:
+        """Labels (1, I, J, K) of one volume a channel, all on one grid, within `memory` bytes.
+
+        `probabilities` takes those of all classes, box by box, where the model has them.
+        """
         ...
 
 
@@ -53,6 +72,10 @@ class ModelFolder(Protocol):
 
     def estimate_memory(self, shape: Sequence[int], spacing: Sequence[float]) -> int:
         """Bytes at the peak for a volume (I, J, K) with `spacing` in mm."""
+        ...
+
+    def least_memory(self, shape: Sequence[int], spacing: Sequence[float]) -> int:
+        """Bytes that will do where memory is short, to the same labels."""
         ...
 
     def load(self, *, device: torch.device, trust: bool = False) -> SegmentationModel:

@@ -22,8 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from radloom.errors import ConfigError
+from radloom.errors import ConfigError, InputError
 from radloom.models.bundles import Bundle, bundle_config, bundle_sha256, load_bundle
+from radloom.models.segmentation.labelling import TakeProbabilities
+from radloom.models.segmentation.result import Prediction
 from radloom.models.threads import torch_settings
 from radloom.shapes import LabelVolume, Volume, affine_of, array_of, make_label
 
@@ -79,6 +81,10 @@ class BundleFolder:
         classes = max(int(pred.get("num_channels", 1)), len(pred.get("channel_def", {})))
         return int(math.prod(shape) * 4 * (4 * classes + 4 * len(self.channel_names)))
 
+    def least_memory(self, shape: Sequence[int], spacing: Sequence[float]) -> int:
+        """All that it estimates: a bundle cannot be told to do with less."""
+        return self.estimate_memory(shape, spacing)
+
     def load(self, *, device: torch.device, trust: bool = False) -> BundleModel:
         """The model, ready to run.
 
@@ -107,6 +113,26 @@ class BundleModel:
     """Where it comes from."""
     bundle: Bundle
     """Network and transforms."""
+
+    def predict(
+        self,
+        volumes: Sequence[Volume],
+        *,
+        n_threads: int = 1,
+        memory: int | None = None,  # noqa: ARG002 (what a bundle does is its own)
+        probabilities: TakeProbabilities | None = None,
+    ) -> Prediction:
+        """Labels of `segment`; a bundle's own postprocessing leaves no probabilities.
+
+        Raises:
+            InputError: probabilities were asked for.
+        """
+        if probabilities is not None:
+            raise InputError(
+                f"the bundle {self.folder.name} gives labels only; probabilities come from "
+                "nnU-Net models"
+            )
+        return Prediction(self.segment(volumes, n_threads=n_threads), {})
 
     def segment(self, volumes: Sequence[Volume], *, n_threads: int = 1) -> LabelVolume:
         """Labels (1, I, J, K) on the grid of `volumes`.

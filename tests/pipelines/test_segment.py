@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from radloom.errors import InputError, MissingWeights, NotTrusted
+from radloom.models.segmentation import Prediction
 from radloom.pipelines import segment as room
 from radloom.pipelines.segment import SegmentStage, model_name, segment, volumes_table
 from radloom.pipelines.stage import Context
@@ -49,6 +50,7 @@ class Recorder:
     channel_names: tuple[str, ...]
     given: list
     name: str = "Dataset7_Test"
+    doubt: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def label_names(self) -> Mapping[int, str]:
@@ -63,11 +65,14 @@ class Recorder:
     def load(self, *, device, trust) -> Recorder:
         return self
 
-    def segment(self, volumes, *, n_threads):
+    def least_memory(self, shape, spacing) -> int:
+        return 7
+
+    def predict(self, volumes, *, n_threads, memory, probabilities):
         self.given.extend(volumes)
         labels = np.zeros(volumes[0].shape[1:], np.uint8)
         labels[:2, :3, :4] = 1
-        return make_label(labels, affine_of(volumes[0]))
+        return Prediction(make_label(labels, affine_of(volumes[0])), self.doubt)
 
 
 @pytest.fixture
@@ -140,7 +145,7 @@ def test_several_channels_take_registered_volumes(recorder) -> None:
         "ingested_t1.nii.gz": "hash ingested t1",
         "registered_flair.nii.gz": "hash registered flair",
     }
-    assert stage.estimate_memory(on) == 24 * 20 * 18 * 3
+    assert (stage.estimate_memory(on), stage.least_memory(on)) == (24 * 20 * 18 * 3, 7)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +163,45 @@ def test_an_absent_channel_skips_the_stage(recorder, outputs, reason) -> None:
     result = run(SegmentStage(Path("m")), on)
     assert (result.status, result.outputs) == ("skipped", ())
     assert reason in result.reason
+
+
+def test_an_absent_channel_of_zeros_is_named_and_flagged(recorder) -> None:
+    model = recorder("T1", "FLAIR")
+    on = study(output("flair", 1))
+    stage = SegmentStage(Path("m"), missing="zero")
+    result = run(stage, on)
+    zeros, flair = model.given
+    assert not zeros.any()
+    np.testing.assert_array_equal(flair, on.latest("flair").volume)
+    flagged = [check for check in result.checks if check.flagged]
+    assert [check.name for check in flagged] == ["flair_channels_of_zeros"]
+    assert "has no t1" in flagged[0].meaning
+    assert result.outputs[0].sidecar["ChannelsOfZeros"] == ["t1"]
+    assert run(stage, study(output("ct", 0))).status == "skipped"
+    assert stage.fingerprint() != SegmentStage(Path("m")).fingerprint()
+
+
+def test_doubt_stands_in_the_table_and_flags_our_own_model_only(recorder) -> None:
+    model = recorder("T1")
+    object.__setattr__(model, "doubt", {1: 0.7})
+    on = study(output("t1", 0))
+    result = run(SegmentStage(Path("m")), on)
+    assert [row["entropy"] for row in result.outputs[1].table] == [0.7, ""]
+    checks = {check.name: check for check in result.checks}
+    assert (checks["t1_doubt"].value, checks["t1_doubt"].high) == (0.7, None)
+    own = room._doubt_checks("t1", {1: 0.7, 2: 0.2}, {1: "one"}, own=True)
+    assert own[0].flagged
+    assert "(one)" in own[0].meaning
+
+
+def test_volumes_out_of_all_proportion_are_flagged() -> None:
+    rows = [
+        {"structure": "left hippocampus", "volume_ml": 3.8},
+        {"structure": "right hippocampus", "volume_ml": 12.0},
+        {"structure": "eye", "volume_ml": 1e9},
+    ]
+    checks = {check.name: check.flagged for check in room._size_checks("t1", rows)}
+    assert checks == {"t1_left_hippocampus_ml": False, "t1_right_hippocampus_ml": True}
 
 
 def test_one_absent_role_skips_the_stage(recorder) -> None:

@@ -91,6 +91,57 @@ def grid_volume() -> Callable[..., Volume]:
     return make
 
 
+@pytest.fixture(scope="session")
+def other_folders(nnunet_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """2d, 3d_lowres and 3d_cascade_fullres beside each other: nnU-Net's networks, random weights.
+
+    The planner makes the 2D plans; such small images get no cascade from it, so its parts are
+    written as the planner writes them, the lowres one at half the resolution.
+    """
+    root = tmp_path_factory.mktemp("kinds")
+    plans, dataset = read(nnunet_folder / "plans.json"), read(nnunet_folder / "dataset.json")
+    every = plans["configurations"]
+    full = every["3d_fullres"]
+    low = json.loads(json.dumps(full))
+    low["spacing"] = [mm * factor for mm, factor in zip(full["spacing"], (1, 2, 2), strict=True)]
+    low["next_stage"] = "3d_cascade_fullres"
+    every["3d_lowres"] = low
+    every["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    names = ("2d", "3d_lowres", "3d_cascade_fullres")
+    return {
+        name: random_folder(root, plans, dataset, name, seed) for seed, name in enumerate(names)
+    }
+
+
+def random_folder(root: Path, plans: dict, dataset: dict, name: str, seed: int) -> Path:
+    """A results folder of one fold with weights drawn at random, in nnU-Net's layout."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    torch.manual_seed(seed)
+    manager = PlansManager(json.loads(json.dumps(plans)))
+    configuration = manager.get_configuration(name)
+    n_channels = determine_num_input_channels(manager, configuration, dataset)
+    heads = manager.get_label_manager(dataset).num_segmentation_heads
+    network = nnUNetTrainer.build_network_architecture(
+        manager, configuration, n_channels, heads, enable_deep_supervision=False
+    )
+    balance(network, configuration.patch_size, n_channels)
+    folder = root / DATASET / f"nnUNetTrainer__nnUNetPlans__{name}"
+    (folder / "fold_0").mkdir(parents=True)
+    write(folder / "plans.json", plans)
+    write(folder / "dataset.json", dataset)
+    checkpoint = {
+        "network_weights": network.state_dict(),
+        "init_args": {"configuration": name},
+        "trainer_name": "nnUNetTrainer",
+        "inference_allowed_mirroring_axes": tuple(range(len(configuration.patch_size))),
+    }
+    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+    return folder
+
+
 def oblique() -> np.ndarray:
     """Axes turned about all three world axes, 1.0 x 1.2 x 3.6 mm, J and K of LPS kind."""
     from scipy.spatial.transform import Rotation
@@ -243,4 +294,4 @@ def balance(network: torch.nn.Module, patch_size: list[int], n_channels: int = 1
     last = network.decoder.seg_layers[-1]
     with torch.no_grad():
         scores = network.eval()(torch.randn(1, n_channels, *patch_size))
-        last.bias -= scores.mean(dim=(0, 2, 3, 4))
+        last.bias -= scores.transpose(0, 1).flatten(1).mean(dim=1)

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -17,14 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from radloom.errors import ConfigError, GridMismatch, InputError, NotTrusted
-from radloom.models.segmentation.nnunet import (
-    NnunetOptions,
-    find_nnunet,
-    from_model,
-    is_nnunet,
-    to_model,
-)
+from radloom.errors import ConfigError, GridMismatch, InputError, NotTrusted, OutOfMemory
+from radloom.geometry import spacing_of
+from radloom.models.segmentation.axes import from_model, to_model
+from radloom.models.segmentation.nnunet import NnunetOptions, find_nnunet, is_nnunet
+from radloom.pipelines.export.zarr import ZarrFolder
 from radloom.shapes import affine_of, array_of, like, make_volume
 from radloom.transforms.nifti import write_nifti
 
@@ -40,8 +38,13 @@ def spoiled(folder: Path, into: Path, name: str, **changes) -> Path:
     return copy
 
 
-def nnunet_says(folder: Path, volumes, work: Path, *, folds=(0, 1), mirroring=True) -> np.ndarray:
-    """nnU-Net's own sequential prediction from files to a file, read with nibabel (I, J, K)."""
+def nnunet_says(
+    folder: Path, volumes, work: Path, *, folds=(0, 1), mirroring=True, before: Path | None = None
+) -> np.ndarray:
+    """nnU-Net's own sequential prediction from files to a file, read with nibabel (I, J, K).
+
+    `before` holds the labels of the first half of a cascade, as ``case.nii.gz``.
+    """
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     work.mkdir()
@@ -51,7 +54,11 @@ def nnunet_says(folder: Path, volumes, work: Path, *, folds=(0, 1), mirroring=Tr
     with contextlib.redirect_stdout(io.StringIO()):
         predictor = nnUNetPredictor(use_mirroring=mirroring, device=CPU, allow_tqdm=False)
         predictor.initialize_from_trained_model_folder(str(folder), folds)
-        predictor.predict_from_files_sequential([names], [str(work / "labels")])
+        predictor.predict_from_files_sequential(
+            [names],
+            [str(work / "labels")],
+            folder_with_segs_from_prev_stage=None if before is None else str(before),
+        )
     return np.asarray(nib.load(work / "labels.nii.gz").dataobj)
 
 
@@ -127,6 +134,62 @@ def test_regions_and_several_channels_equal_nnunets(region_folder, grid_volume, 
     assert set(np.unique(expected)) >= {1, 2}
     assert folder.channel_names == ("T1", "FLAIR")
     assert folder.label_names == {1: "whole without core", 2: "core"}
+
+
+@pytest.mark.parametrize("grid", ["oblique", "pir"])
+@pytest.mark.parametrize("name", ["2d", "3d_lowres"])
+def test_other_configurations_equal_nnunets(
+    other_folders, grid_volume, tmp_path, name, grid
+) -> None:
+    volume = grid_volume(grid)
+    labels = find_nnunet(other_folders[name]).load(device=CPU).segment([volume])
+    expected = nnunet_says(other_folders[name], [volume], tmp_path / "files", folds=(0,))
+    assert (array_of(labels)[0] == expected).mean() > 0.9999
+    assert len(np.unique(expected)) == 3
+
+
+def test_a_cascade_equals_nnunets_two_runs(other_folders, grid_volume, tmp_path) -> None:
+    volume, folder = grid_volume("oblique"), find_nnunet(other_folders["3d_cascade_fullres"])
+    labels = folder.load(device=CPU).segment([volume])
+    nnunet_says(other_folders["3d_lowres"], [volume], tmp_path / "low", folds=(0,))
+    shutil.copy(tmp_path / "low" / "labels.nii.gz", tmp_path / "low" / "case.nii.gz")
+    expected = nnunet_says(
+        folder.path, [volume], tmp_path / "full", folds=(0,), before=tmp_path / "low"
+    )
+    assert (array_of(labels)[0] == expected).mean() > 0.9999
+    assert len(np.unique(expected)) == 3
+    lowres = find_nnunet(other_folders["3d_lowres"]).load(device=CPU).segment([volume])
+    assert (array_of(labels) != array_of(lowres)).mean() > 0.01
+    assert folder.estimate_memory((64, 64, 64), (1, 1, 1)) > 0
+
+
+def test_labels_do_not_depend_on_memory(nnunet_folder, grid_volume) -> None:
+    volume, folder = grid_volume("oblique"), find_nnunet(nnunet_folder, NnunetOptions(folds=(0,)))
+    model = folder.load(device=CPU)
+    shape, spacing = volume.shape[1:], spacing_of(affine_of(volume)).tolist()
+    least = folder.least_memory(shape, spacing)
+    whole, strips = (model.predict([volume], memory=memory) for memory in (None, least))
+    np.testing.assert_array_equal(array_of(whole.label), array_of(strips.label))
+    assert whole.doubt == pytest.approx(strips.doubt)
+    with pytest.raises(OutOfMemory, match=r"needs .* GB for this image, got .* give more memory"):
+        model.segment([volume], memory=least - 1)
+
+
+@pytest.mark.parametrize("grid", ["lps", "pir"])
+def test_probabilities_lie_where_the_labels_do(nnunet_folder, grid_volume, tmp_path, grid) -> None:
+    folder = spoiled(
+        nnunet_folder, tmp_path, "plans.json", image_reader_writer="NibabelIOWithReorient"
+    )
+    volume, options = grid_volume(grid), NnunetOptions(folds=(0,), mirroring=False)
+    out = ZarrFolder(tmp_path / "p.zarr", (3, *volume.shape[1:]), background=True, attributes={})
+    model = find_nnunet(folder, options).load(device=CPU)
+    found = model.predict([volume], probabilities=out.write)
+    out.close()
+    chunk = np.frombuffer(zlib.decompress((out.path / "0.0.0.0").read_bytes()), "<f2")
+    whole = chunk.reshape(out.chunks)
+    np.testing.assert_allclose(whole.astype(float).sum(0), 1, atol=2e-3)
+    agree = whole.argmax(0) == array_of(found.label)[0]
+    assert agree.mean() > 0.99  # ties after rounding to float16
 
 
 def test_the_number_and_the_grids_of_channels_are_checked(region_folder, grid_volume) -> None:
@@ -213,7 +276,10 @@ def test_plans_may_name_network_classes_only(nnunet_folder, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"previous_stage": "3d_lowres"}, "second half of a cascade after '3d_lowres'"),
+        (
+            {"previous_stage": "3d_lowres"},
+            "the first beside it, <nnUNetTrainer__nnUNetPlans__3d_low",
+        ),
         ({"architecture": None}, "does not fit the network of plans.json"),
     ],
 )
