@@ -9,8 +9,8 @@ Parts, of which each fills its table in docs/benchmarks.md:
 
 Every method is told the true noise level; those named "blind" estimate it. Real scans hold noise of
 their own: the scan as it is stands for the truth, so a method that removes that noise too is
-charged for it. The row "own noise" gives the PSNR that the noise-free scan itself would have, by our
-estimate of that noise.
+charged for it. The row "own noise" gives the PSNR that the noise-free scan itself would have, by
+our estimate of that noise.
 
 Each result is appended to a file as soon as it is there, and not computed again; so the table may
 be filled in pieces, and `--again network` computes one method anew. `--table` prints only.

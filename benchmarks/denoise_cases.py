@@ -176,8 +176,9 @@ def full_head() -> Floats:
     """A phantom of 1 mm on `FULL_HEAD`, with Rician noise of 6%."""
     from radloom.transforms.synthesis.phantom import make_head, render_mr
 
-    head = make_head(torch.Generator().manual_seed(0), spacing_mm=1.0)
-    clean = array_of(render_mr(head, "t1"))[0]
+    generator = torch.Generator().manual_seed(0)
+    head = make_head(generator, spacing_mm=1.0)
+    clean = array_of(render_mr(head, "t1", noise=0.0, generator=generator))[0]
     padded = np.zeros(FULL_HEAD, np.float32)
     part = tuple(slice(0, min(a, b)) for a, b in zip(FULL_HEAD, clean.shape, strict=True))
     padded[part] = clean[part]
