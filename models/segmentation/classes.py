@@ -1,17 +1,20 @@
 """The classes of `bundles/brain_mr_segmentation`, from the labels of the generator's table.
 
-FreeSurfer's numbers stand for the structures of the brain; three classes more hold the rest of the
-head, so that intracranial, skull, eye and head masks follow from one result.
+FreeSurfer's numbers stand for the 32 structures of the brain; four classes more hold the rest of
+the head, so that intracranial, skull, skin, eye and head masks follow from one result (`mask_of`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-__all__ = ["CLASSES", "SegmentationClass", "class_of_label"]
+__all__ = ["CLASSES", "MASKS", "SegmentationClass", "class_of_label", "mask_of"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ _MIDDLE = (
 )
 _HEAD = (
     SegmentationClass(506, "eye"),
-    SegmentationClass(511, "soft tissue and skin", (502, 507, 508, 509, 512, 530)),
+    SegmentationClass(507, "muscle and other soft tissue", (502, 508, 509, 512, 530)),
+    SegmentationClass(511, "skin and scalp"),
     SegmentationClass(515, "skull and other bone", (516,)),
 )
 
@@ -71,6 +75,25 @@ def _classes() -> tuple[SegmentationClass, ...]:
 
 CLASSES = _classes()
 """Indexed by the network's channel."""
+
+
+MASKS: Mapping[str, tuple[int, ...]] = {
+    "intracranial": tuple(n for n, item in enumerate(CLASSES) if 0 < item.label < 500),
+    "skull": tuple(n for n, item in enumerate(CLASSES) if item.label == 515),
+    "skin": tuple(n for n, item in enumerate(CLASSES) if item.label == 511),
+    "eye": tuple(n for n, item in enumerate(CLASSES) if item.label == 506),
+    "head": tuple(range(1, len(CLASSES))),
+}
+"""What other stages need of a head -> the channels that are part of it."""
+
+
+def mask_of(classes: npt.NDArray[Any], name: str) -> npt.NDArray[np.bool_]:
+    """Where a map of channels (I, J, K) shows one of `MASKS`.
+
+    >>> mask_of(np.array([0, 1, 35]), "head").tolist()
+    [False, True, True]
+    """
+    return np.isin(classes, MASKS[name])
 
 
 def class_of_label(

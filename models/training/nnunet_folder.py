@@ -1,4 +1,4 @@
-"""A bundle's weights as an nnU-Net results folder, which ``nnUNetv2_predict`` takes.
+"""A bundle's weights as an nnU-Net results folder, which ``nnUNetv2_predict -f all`` takes.
 
     python -m radloom.models.training.nnunet_folder RUN/model.pt DEST [--plans FOLDER]
 

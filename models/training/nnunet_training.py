@@ -17,15 +17,17 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from radloom.errors import ConfigError, InputError, RadloomError
+from radloom.models.bundles import is_bundle, weights_path
 from radloom.models.checkpoints import load_checkpoint
 from radloom.models.segmentation.nnunet import find_nnunet
+from radloom.models.training.nnunet_folder import write_nnunet_folder
 
 __all__ = ["NnunetJob", "main", "results_folder", "run_job", "splits_of", "trainer_of"]
 
@@ -56,7 +58,7 @@ class NnunetJob:
     planner: str = "ExperimentPlanner"
     """nnU-Net's; ``nnUNetPlannerResEncM`` is another."""
     pretrained: str = ""
-    """A results folder to start from; its plans are taken too."""
+    """A results folder, or a bundle with plans.json, to start from; its plans are taken too."""
     trust: bool = False
     """Whether its checkpoint may hold more than tensors."""
     device: str = "cpu"
@@ -90,6 +92,7 @@ def run_job(job: NnunetJob) -> Path:
         ConfigError: a fold or configuration that the data set does not have, or pretrained weights
             that do not fit.
     """
+    job = _with_results_folder(job)
     raw, preprocessed = Path(job.raw), Path(job.preprocessed) / Path(job.raw).name
     dataset = _read(raw / "dataset.json")
     cases = sorted(path.name[: -len(".nii.gz")] for path in (raw / "labelsTr").glob("*.nii.gz"))
@@ -147,6 +150,17 @@ def results_folder(job: NnunetJob, plans: Mapping[str, Any], dataset: Mapping[st
     """Where nnU-Net puts what it trained."""
     name = f"{trainer_of(list(dataset['labels']))}__{plans['plans_name']}__{job.configuration}"
     return Path(job.results) / Path(job.raw).name / name
+
+
+def _with_results_folder(job: NnunetJob) -> NnunetJob:
+    """The job, a bundle that it starts from put into nnU-Net's own form first."""
+    given = Path(job.pretrained)
+    if not job.pretrained or not is_bundle(given):
+        return job
+    made = write_nnunet_folder(
+        weights_path(given), Path(job.results).parent / "pretrained", given / "configs"
+    )
+    return replace(job, pretrained=str(made))
 
 
 def _subject(case: str) -> str:

@@ -9,23 +9,33 @@ import torch
 from radloom.models.segmentation.classes import CLASSES, class_of_label
 from radloom.models.training.pictures import Picture
 from radloom.models.training.task import Sample
+from radloom.transforms.synthesis.draws import uniform
 
 __all__ = ["Segmentation", "dice_per_class"]
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Dice and cross-entropy over `CLASSES`; the image is normalised as nnU-Net's z-score does."""
+    """Dice and cross-entropy over `CLASSES`; the image is normalised as nnU-Net's z-score does.
+
+    nnU-Net takes mean and deviation of a whole scan, with the air round the head; here they are a
+    window's. `gain` and `shift` stand for what lies between the two.
+    """
 
     pairs: bool = False
     """A sample is one head."""
     wanted: tuple[str, ...] = ("image", "label")
     """MR as acquired, and labels of the table."""
+    gain: tuple[float, float] = (0.6, 1.4)
+    """Of the deviation, drawn for each window."""
+    shift: tuple[float, float] = (-0.5, 1.0)
+    """Of the mean, in deviations."""
 
-    def prepare(self, sample: Sample, generator: torch.Generator) -> dict[str, torch.Tensor]:  # noqa: ARG002 (others draw)
-        """Input: the MR with mean 0 and deviation 1."""
+    def prepare(self, sample: Sample, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Input: the MR with deviation and mean drawn round 1 and 0."""
         image = sample["image"].float()
         image = (image - image.mean()) / image.std().clamp_min(1e-6)
+        image = image * uniform(generator, self.gain) + uniform(generator, self.shift)
         return {"image": image, "classes": class_of_label(sample["label"])}
 
     def loss(self, pred: torch.Tensor, batch: Sample) -> dict[str, torch.Tensor]:

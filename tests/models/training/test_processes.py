@@ -27,7 +27,7 @@ recipe = {"grid": {"shape": [16, 16, 16], "spacing_mm": [8.0, 8.0]}}
 def training(name, **settings):
     seeded(0)
     network = torch.nn.Sequential(
-        torch.nn.Conv3d(1, 6, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(6, 36, 1))
+        torch.nn.Conv3d(1, 6, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(6, 37, 1))
     return Training(
         network, Segmentation(), open_source(heads, recipe),
         torch.optim.AdamW(network.parameters(), lr=1e-2), str(Path(out) / name),

@@ -39,7 +39,7 @@ def truth(task, batch) -> torch.Tensor:
         scores = torch.nn.functional.one_hot(tissue_classes(batch["hu"])[:, 0], 3)
         log_scale = torch.full_like(batch["hu"], math.log(task.hu_unit))
         return torch.cat([batch["hu"], 50.0 * scores.movedim(-1, 1), log_scale], 1)
-    return 20.0 * torch.nn.functional.one_hot(batch["classes"][:, 0].long(), 36).movedim(-1, 1)
+    return 20.0 * torch.nn.functional.one_hot(batch["classes"][:, 0].long(), 37).movedim(-1, 1)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_every_label_of_the_table_has_a_class() -> None:
         side = LABEL_NAMES[label].split()[0]
         if side in ("left", "right"):
             assert CLASSES[n].name.startswith(side)
-    assert len(CLASSES) == 36
+    assert len(CLASSES) == 37
 
 
 def test_mr_gets_another_gain_and_hounsfield_units_do_not() -> None:
