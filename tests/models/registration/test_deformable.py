@@ -1,0 +1,169 @@
+"""Deformations that are known are found, on any grid, there and back, without folds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from radloom.errors import ConfigError, MissingWeights
+from radloom.models.registration.deformable import deform, registrar_for
+from radloom.models.registration.learned import Registrar
+from radloom.models.registration.network import RegistrationNetwork
+from radloom.shapes import affine_of, array_of, make_label, make_volume, spatial_shape
+from radloom.transforms.spatial import Transform
+
+AXIS = np.linspace(-20, 20, 5)
+BULGE = np.stack(np.meshgrid(20 + AXIS, 10 + AXIS, 10 + AXIS), -1).reshape(-1, 3)
+"""Points where the known deformation is large."""
+OBLIQUE = Rotation.from_rotvec(np.radians([8, -12, 5])).as_matrix()
+
+
+@pytest.fixture(scope="module")
+def bulged(scene):
+    return scene.bulge(height_mm=8.0)
+
+
+@pytest.fixture(scope="module")
+def found(scene, fixed, bulged):
+    """T2 of the deformed and turned head, on an oblique grid of its own."""
+    turn = scene.move((4, -3, 5), (12, -6, 8))
+    moving = scene.picture(
+        "t2", moved=turn @ bulged, spacing=(2.5, 3.5, 3.0), direction=OBLIQUE, seed=4,
+        extent=(240, 270, 240), centre=(12, 0, 8),
+    )  # fmt: skip
+    return moving, turn @ bulged, turn, deform(fixed, moving, turn, fast=True)
+
+
+def test_another_contrast_s_bulge_is_found(scene, found):
+    _, truth, affine, deformation = found
+    errors = [
+        np.linalg.norm(way.apply(BULGE) - truth.apply(BULGE), axis=1).mean()
+        for way in (affine, deformation.moving_from_fixed)
+    ]
+    assert errors[0] > 6
+    assert errors[1] < 0.5 * errors[0]
+    assert deformation.start == "search"
+    assert deformation.refined_mm < 5
+
+
+def test_the_field_lies_on_the_fixed_grid_the_way_back_on_the_moving_one(fixed, found):
+    moving, _, _, deformation = found
+    for transform, volume in (
+        (deformation.moving_from_fixed, fixed),
+        (deformation.fixed_from_moving, moving),
+    ):
+        assert transform.displacement_mm.shape[1:] == spatial_shape(volume)
+        np.testing.assert_array_equal(transform.grid_affine, affine_of(volume))
+        np.testing.assert_array_equal(transform.matrix, np.eye(4))
+        assert transform.folded_share() == 0
+
+
+def test_there_and_back_ends_where_it_began(found):
+    deformation = found[3]
+    axis = np.linspace(-50, 50, 7)
+    points = np.stack(np.meshgrid(axis, axis, axis), -1).reshape(-1, 3)
+    there = deformation.moving_from_fixed.apply(points)
+    again = deformation.fixed_from_moving.apply(there)
+    assert np.median(np.linalg.norm(again - points, axis=1)) < 0.3
+    assert deformation.inconsistency_mm < 0.4
+
+
+@pytest.mark.slow
+def test_the_number_of_threads_changes_no_bit(fixed, found):
+    moving, _, affine, once = found
+    twice = deform(fixed, moving, affine, fast=True, n_threads=2)
+    np.testing.assert_array_equal(
+        once.moving_from_fixed.displacement_mm, twice.moving_from_fixed.displacement_mm
+    )
+    np.testing.assert_array_equal(
+        once.fixed_from_moving.displacement_mm, twice.fixed_from_moving.displacement_mm
+    )
+
+
+class Hill(torch.nn.Module):
+    """A velocity of the middle along R, whatever it is shown."""
+
+    def forward(self, pair: torch.Tensor) -> torch.Tensor:
+        axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in pair.shape[2:]], indexing="ij")
+        hill = 4 * torch.exp(-4 * sum(axis**2 for axis in axes))
+        return torch.stack([hill, 0 * hill, 0 * hill])[None]
+
+
+@pytest.fixture
+def registrar() -> Registrar:
+    return Registrar(RegistrationNetwork(Hill()), shape=(96, 96, 96))
+
+
+def test_the_network_s_velocity_becomes_mm_in_the_world(scene, registrar):
+    """Its 4 voxels at the middle are about 4 times its spacing, along R, on an LPS grid too."""
+    fixed = scene.picture("t1", direction=np.diag([-1, -1, 1]))
+    found = deform(
+        fixed,
+        scene.picture("t2"),
+        Transform.identity(),
+        method="voxelmorph",
+        registrar=registrar,
+        fast=True,
+    )
+    field = found.moving_from_fixed.displacement_mm
+    assert found.start == "network"
+    assert found.refined_mm == 0
+    assert float(np.abs(field[1:]).max()) < 1e-3
+    assert 3.5 < float(field[0].max()) < 5.2
+    home = found.fixed_from_moving.apply(found.moving_from_fixed.apply([[0, 5, 0]]))
+    np.testing.assert_allclose(home, [[0, 5, 0]], atol=0.2)
+
+
+def test_hybrid_corrects_a_network_that_errs(scene, fixed, registrar):
+    same = scene.picture("t1", seed=5)
+    still = Transform.identity()
+    alone = deform(fixed, same, still, method="voxelmorph", registrar=registrar, fast=True)
+    hybrid = deform(fixed, same, still, registrar=registrar, fast=True)
+    assert hybrid.start == "network"
+    ventricle = BULGE * 0.4 + [-20, 0, 10]
+    errors = [
+        np.linalg.norm(found.moving_from_fixed.apply(ventricle) - ventricle, axis=1).mean()
+        for found in (alone, hybrid)
+    ]
+    assert errors[0] > 2
+    assert errors[1] < 0.6 * errors[0]
+    assert hybrid.refined_mm > 0.1
+
+
+def test_what_the_mask_leaves_out_is_not_compared(scene, fixed):
+    """A copper wire beside the head, masked out, bends nothing."""
+    values = array_of(fixed)[0].copy()
+    values[5:9, 20:60, 20:50] = 900.0
+    other = scene.picture("t1", seed=5)
+    mask = np.zeros(spatial_shape(fixed), np.uint8)
+    mask[14:-8, 8:-8, 8:-8] = 1
+    spoiled = make_volume(values, affine_of(fixed), modality="MR", units="arbitrary")
+    found = deform(
+        spoiled,
+        other,
+        Transform.identity(),
+        fixed_mask=make_label(mask, affine_of(fixed)),
+        fast=True,
+    )
+    assert scene.error_mm(found.moving_from_fixed, Transform.identity()) < 0.9
+
+
+def test_impossible_asks_are_refused(fixed):
+    with pytest.raises(ConfigError, match="expected a method of"):
+        registrar_for("guess", torch.device("cpu"))
+    with pytest.raises(MissingWeights, match="expected a network"):
+        deform(fixed, fixed, Transform.identity(), method="voxelmorph")
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_twice(scene, fixed, bulged):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    moving = scene.picture("t2", moved=bulged, seed=4)
+    fields = [
+        deform(fixed, moving, Transform.identity(), device=torch.device("cuda"), fast=True)
+        for _ in range(2)
+    ]
+    np.testing.assert_array_equal(*(found.moving_from_fixed.displacement_mm for found in fields))
