@@ -105,14 +105,19 @@ def discover(
     file_drafts: dict[str, _Draft] = {}
     for path, record in _image_records(folder, images, rules, options):
         _draft_of(home_of(folder, path), file_drafts).others.append(record)
-    lost = [item for item in others if item.kind == "bad"]
+    _add_lost(folder, [item for item in others if item.kind == "bad"], drafts, file_drafts)
+    return _records(folder, [*drafts, *file_drafts.values()], identifiers)
+
+
+def _add_lost(
+    folder: Path, lost: Sequence[Found], drafts: Sequence[_Draft], file_drafts: dict[str, _Draft]
+) -> None:
+    """Puts what cannot be used with the study whose files lie beside it."""
     places = _places(drafts, {_place_of(item.path) for item in lost})
     for item in lost:
-        draft = places.get(_place_of(item.path)) or _draft_of(
-            home_of(folder, item.path), file_drafts
-        )
+        draft = places.get(_place_of(item.path))
+        draft = draft or _draft_of(home_of(folder, item.path), file_drafts)
         draft.others.append(_lost_record(item))
-    return _records(folder, [*drafts, *file_drafts.values()], identifiers)
 
 
 def _without_series(header: SliceHeader) -> Found:
