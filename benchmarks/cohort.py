@@ -225,7 +225,7 @@ def _measure(out: Path) -> dict[str, tuple[float, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default="1000,2000,5000,10000")
-    parser.add_argument("--at", type=Path, help="Folder for the synthetic results.")
+    parser.add_argument("--at", type=Path, help="Folder that is there, for the synthetic results.")
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")]
     columns: dict[int, dict[str, tuple[float, float]]] = {}
