@@ -61,7 +61,7 @@ def write_nnunet_folder(weights: Path, dest: Path, plans_folder: Path) -> Path:
             f"{str(error)[:200]}"
         ) from error
     name = f"{TRAINER}__{plans['plans_name']}__{configuration}"
-    folder = dest / plans["dataset_name"] / name
+    folder = dest / str(plans["dataset_name"]) / name
     fold = folder / "fold_all"
     fold.mkdir(parents=True, exist_ok=True)
     for file in ("plans.json", "dataset.json"):
