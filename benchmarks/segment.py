@@ -4,7 +4,7 @@
 Dice. ``cost``: wall time and peak memory of the whole process (and those it starts), for one
 image, and for 20 in a row.
 
-The weights are drawn at random and the network is small (4 features in its first stage), so that
+The weights are drawn at random and the network is small (8 features in its first stage), so that
 what surrounds the network is compared too; with nnU-Net's full network most of the time is the
 network's, which is the same on both sides. The sliding window steps by a whole window and nothing
 is mirrored, on both sides.
@@ -217,7 +217,7 @@ def plans_of(case: Case) -> dict:
             "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
             "arch_kwargs": {
                 "n_stages": 3,
-                "features_per_stage": [4, 8, 16],
+                "features_per_stage": [8, 16, 32],
                 "conv_op": "torch.nn.modules.conv.Conv3d",
                 "kernel_sizes": [[3, 3, 3]] * 3,
                 "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
