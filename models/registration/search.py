@@ -2,7 +2,7 @@
 
 Discrete search with coupled convex smoothing (Heinrich, Papiez, Schnabel, Handels: Non-parametric
 discrete registration with convex optimisation, WBIR 2014, doi:10.1007/978-3-319-08554-8_6), the
-first half of ConvexAdam (Siebert et al. 2024, doi:10.1109/TMI.2024.3480271).
+first half of ConvexAdam (Siebert et al. 2022, doi:10.1007/978-3-030-97281-3_25).
 """
 
 from __future__ import annotations

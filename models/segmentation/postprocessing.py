@@ -76,7 +76,7 @@ def postprocess(
     """
     if what == Postprocessing():
         return labels
-    result = labels.copy()
+    result: npt.NDArray[Any] = labels.copy()
     values = {name: value for value, name in label_names.items()}
     for name in what.largest_component:
         mask = result == values[name]
