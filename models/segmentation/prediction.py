@@ -216,6 +216,8 @@ class _Work:
     ) -> None:
         along = axes[1]
         first = int(along.low[rows.start])
+        if rows.start:
+            first = min(first, doubt.row)  # rows that no label needs count for the doubt as well
         used = slice(first, int(along.high[rows.stop - 1]) + 1)
         cut = Neighbours(along.low[rows] - first, along.high[rows] - first, along.weight[rows])
         (x, y, z) = self.prepared.box
@@ -224,7 +226,7 @@ class _Work:
         labeller = Labeller(
             self.out, box, (axes[0], cut, axes[2]), self.model.rule, self.probabilities, double
         )
-        own = slice(used.start if rows.start == 0 else max(used.start, doubt.row), used.stop)
+        own = slice(doubt.row if rows.start else used.start, used.stop)
         doubt.begin(own.start)
         for planes in self._planes(results, used):
             labeller.add(planes)

@@ -339,7 +339,7 @@ def test_a_head_of_one_millimetre(nnunet_folder) -> None:
     assert labels.shape == volume.shape
     np.testing.assert_array_equal(affine_of(labels), affine_of(volume))
     estimate = folder.estimate_memory((192, 224, 192), (1.0, 1.0, 1.0))
-    assert 6e8 < estimate < 2e9
+    assert 1e8 < estimate < 3e8  # 140e6 measured, beside the test's own arrays
     assert len(np.unique(array_of(labels))) == 3
 
 
