@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def fingerprint(anatomies: Sequence[Anatomy], *, cases: int, seed: int = 0) -> d
 def plan(found: Mapping[str, Any], raw: Path, preprocessed: Path) -> dict[str, Any]:
     """The plans of nnU-Net's planner for a fingerprint, with the one configuration that is trained.
 
-    ``nnUNet_raw`` and ``nnUNet_preprocessed`` of the environment must name the two folders.
+    Nothing of the environment is read: nnU-Net's planner is told the two folders.
     """
     for folder in (raw / NAME, preprocessed / NAME):
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,11 +107,26 @@ def plan(found: Mapping[str, Any], raw: Path, preprocessed: Path) -> dict[str, A
     content = {**dataset_of_generator(), "dataset": {"none": case}}
     _write(raw / NAME / "dataset.json", content)
     _write(preprocessed / NAME / "dataset_fingerprint.json", found)
-    plans: dict[str, Any] = json.loads(json.dumps(_planner().plan_experiment()))
+    with _folders_of_nnunet(raw, preprocessed):
+        plans: dict[str, Any] = json.loads(json.dumps(_planner().plan_experiment()))
     configuration = plans["configurations"][CONFIGURATION]
     for key in ("next_stage", "previous_stage"):
         configuration.pop(key, None)
     return {**plans, "configurations": {CONFIGURATION: configuration}}
+
+
+@contextmanager
+def _folders_of_nnunet(raw: Path, preprocessed: Path) -> Iterator[None]:
+    """The planner's module with these folders, which it otherwise takes from the environment."""
+    from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
+
+    wanted = {"nnUNet_raw": str(raw), "nnUNet_preprocessed": str(preprocessed)}
+    before = {name: getattr(default_experiment_planner, name) for name in wanted}
+    vars(default_experiment_planner).update(wanted)
+    try:
+        yield
+    finally:
+        vars(default_experiment_planner).update(before)
 
 
 def _planner() -> Any:
@@ -140,7 +155,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = fingerprint(load_anatomies(given.heads), cases=given.cases)
     with tempfile.TemporaryDirectory() as folder:
         raw, preprocessed = Path(folder) / "raw", Path(folder) / "preprocessed"
-        os.environ.update(nnUNet_raw=str(raw), nnUNet_preprocessed=str(preprocessed))
         plans = plan(found, raw, preprocessed)
     given.folder.mkdir(parents=True, exist_ok=True)
     _write(given.folder / "plans.json", plans)

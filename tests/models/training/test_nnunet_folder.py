@@ -61,7 +61,7 @@ def test_the_weights_are_small_enough_to_ship(tmp_path):
 
 
 @pytest.mark.slow
-def test_nnunets_planner_plans_so_again(tmp_path, monkeypatch):
+def test_nnunets_planner_plans_so_again(tmp_path):
     plans = read("plans.json")
     x, y, z = plans["original_median_shape_after_transp"]
     properties = plans["foreground_intensity_properties_per_channel"]
@@ -72,8 +72,6 @@ def test_nnunets_planner_plans_so_again(tmp_path, monkeypatch):
         "median_relative_size_after_cropping": 1.0,
     }
     raw, preprocessed = tmp_path / "raw", tmp_path / "preprocessed"
-    monkeypatch.setenv("nnUNet_raw", str(raw))
-    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed))
     with contextlib.redirect_stdout(io.StringIO()):
         (again,) = nnunet_plans.plan(found, raw, preprocessed)["configurations"].values()
     for key in ("patch_size", "batch_size", "spacing", "normalization_schemes", "architecture"):
