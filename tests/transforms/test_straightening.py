@@ -75,7 +75,8 @@ def resampled(planes) -> tuple[np.ndarray, object]:
 @given(
     angles=st.tuples(*[st.floats(-3.1, 3.1)] * 3),
     lean=st.tuples(LEANS, LEANS),
-    steps=st.lists(st.floats(0.8, 1.55), min_size=4, max_size=7),
+    # below twice each other, where a slice would be missing
+    steps=st.lists(st.floats(0.82, 1.55), min_size=4, max_size=7),
     random=st.randoms(use_true_random=False),
 )
 def test_a_linear_scene_comes_back_exactly_from_any_lean_and_any_distances(
