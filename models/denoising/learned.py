@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -135,10 +136,10 @@ def _in_windows(pair: torch.Tensor, denoiser: Denoiser) -> torch.Tensor:
     from monai.inferers import sliding_window_inference
 
     shape = pair.shape[1:]
-    window = [
-        min(-(-size // STRIDE) * STRIDE, most)
-        for size, most in zip(shape, denoiser.window, strict=True)
-    ]
+    window, overlap = zip(
+        *(_windows_of(n, m, denoiser.overlap) for n, m in zip(shape, denoiser.window, strict=True)),
+        strict=True,
+    )
     missing = [max(0, w - size) for w, size in zip(window, shape, strict=True)]
     padding = [n for m in reversed(missing) for n in (0, m)]
     batch = functional.pad(pair[None], padding, mode="replicate")
@@ -149,7 +150,7 @@ def _in_windows(pair: torch.Tensor, denoiser: Denoiser) -> torch.Tensor:
             window,
             1,
             network,
-            overlap=denoiser.overlap,
+            overlap=overlap,
             mode="gaussian",
             sw_device=device,
             device=torch.device("cpu"),
@@ -164,3 +165,14 @@ def _in_windows(pair: torch.Tensor, denoiser: Denoiser) -> torch.Tensor:
             denoiser.network.to(denoiser.device)
     i, j, k = shape
     return clean[0, 0, :i, :j, :k].float()
+
+
+def _windows_of(size: int, most: int, overlap: float) -> tuple[int, float]:
+    """Size and overlap, as a share of it, of the fewest and then smallest windows along an axis.
+
+    Neighbours share as many voxels as `overlap` of the largest window, `most`, has.
+    """
+    shared = overlap * most
+    n = 1 if size <= most else math.ceil((size - shared) / (most - shared))
+    window = math.ceil((size + (n - 1) * shared) / n / STRIDE) * STRIDE
+    return window, shared / window if n > 1 else 0.0

@@ -9,7 +9,9 @@ from monai.inferers import SlidingWindowInferer
 
 from radloom.errors import InputError, MissingWeights
 from radloom.models.denoising.learned import (
+    STRIDE,
     Denoiser,
+    _windows_of,
     bundle_of,
     denoise_with_network,
     shipped_denoiser,
@@ -84,7 +86,18 @@ def test_what_a_release_without_weights_says(modality):
     from radloom.models.bundles import find_bundle
 
     if (find_bundle(bundle_of(modality)) / "models" / "model.pt").is_file():
-        assert shipped_denoiser(modality, torch.device("cpu")).window == (128, 128, 128)
+        assert shipped_denoiser(modality, torch.device("cpu")).window == (192, 192, 192)
     else:
         with pytest.raises(MissingWeights, match=bundle_of(modality)):
             shipped_denoiser(modality, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("size", [8, 13, 192, 193, 224, 300, 512])
+def test_windows_cover_an_axis_and_are_no_larger_than_they_must_be(size):
+    window, overlap = _windows_of(size, 192, 0.125)
+    assert window % STRIDE == 0
+    assert window <= 192
+    n = 1 if window >= size else -(-(size - 24) // (window - 24))
+    assert n == (1 if size <= 192 else -(-(size - 24) // 168))
+    assert n * window - (n - 1) * 24 - size < n * STRIDE
+    assert overlap == (0 if n == 1 else 24 / window)
