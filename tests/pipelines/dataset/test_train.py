@@ -71,6 +71,7 @@ def ellipsoid(shape, shift):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # timm's, which nnU-Net imports
 def test_from_labelled_studies_to_a_model_that_segments(run, tmp_path):
     affine = np.diag([-5.0, 5, 6, 1])
     for n, key in enumerate(KEYS):
