@@ -1,9 +1,8 @@
 """How large the structures of an adult's brain may be before a person should look.
 
-The limits are ours: laid widely around the means over adult life of FreeSurfer's volumes (O. Potvin
-et al., Normative data for subcortical regional volumes over the lifetime of the adult human brain,
-NeuroImage 2016, doi:10.1016/j.neuroimage.2016.05.016), so that age, sex and head size stay inside.
-They tell a broken segmentation, not a disease; children, resections and hydrocephalus fall outside.
+The limits are estimates of ours, laid so widely that age, sex and head size should stay inside; they
+come from no table and were tried on no cohort yet. They tell a broken segmentation, not a
+disease; children, resections and hydrocephalus fall outside.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def test_the_truth_passes_and_what_lies_beside_it_does_not(demo_truth, role):
 def test_noise_is_flagged_wherever_the_search_ends(demo_truth, smoothness):
     fixed, moving = demo_truth.volumes["t1"], noise(smoothness)
     found = flags(fixed, moving, find_start(fixed, moving))
-    assert {"similarity_after", "similarity_peak"} <= found
+    assert "similarity_peak" in found
 
 
 @pytest.mark.slow
