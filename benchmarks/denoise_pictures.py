@@ -12,6 +12,7 @@ Run from the repository root, with the data beside the checkout or their folder 
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from denoise_cases import head_ct, scan_of
 from denoise_methods import Tools, network
 from PIL import Image
 
+from radloom.errors import MissingWeights
 from radloom.models.denoising.methods import METHODS, UNEVEN, How, denoise_image
 from radloom.models.denoising.noise import estimate_noise
 from radloom.models.denoising.noise_map import estimate_noise_map
@@ -52,7 +54,10 @@ def main() -> None:
         (*head_ct(studies / "ct_head_tilt"), "CT"),
     ]
     tools = Tools(bundle=options.bundles)
-    rows = [row(scan, spacing, kind, options.method, tools) for scan, spacing, kind in scans]
+    rows = []
+    for scan, spacing, kind in scans:
+        with suppress(MissingWeights):  # there may be weights for MR alone
+            rows.append(row(scan, spacing, kind, options.method, tools))
     picture = np.vstack(rows)
     Image.fromarray(picture).save(options.out / f"denoise_{options.method}.png", optimize=True)
 
