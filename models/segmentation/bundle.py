@@ -25,6 +25,7 @@ import torch
 from radloom.errors import ConfigError, InputError
 from radloom.models.bundles import Bundle, bundle_config, bundle_sha256, load_bundle
 from radloom.models.segmentation.labelling import TakeProbabilities
+from radloom.models.segmentation.postprocessing import postprocess, read_postprocessing
 from radloom.models.segmentation.result import Prediction
 from radloom.models.threads import torch_settings
 from radloom.shapes import LabelVolume, Volume, affine_of, array_of, make_label
@@ -150,6 +151,8 @@ class BundleModel:
         with torch_settings(n_threads):
             pred = array_of(self.bundle.predict(volumes))
         labels = labels_of(pred, has_background=_has_background(self.folder.output_names))
+        asked = read_postprocessing(self.folder.metadata, self.folder.label_names)
+        labels = postprocess(labels, self.folder.label_names, asked)
         series_uid = str(volumes[0].meta.get("series_uid", ""))
         return make_label(labels, affine_of(volumes[0]), series_uid=series_uid)
 

@@ -1,7 +1,7 @@
 """How large the structures of an adult's brain may be before a person should look.
 
-The limits are estimates of ours, laid so widely that age, sex and head size should stay inside; they
-come from no table and were tried on no cohort yet. They tell a broken segmentation, not a
+The limits are estimates of ours, laid so widely that age, sex and head size should stay inside;
+they come from no table and were tried on no cohort yet. They tell a broken segmentation, not a
 disease; children, resections and hydrocephalus fall outside.
 """
 

@@ -18,6 +18,11 @@ import torch
 
 from radloom.errors import ConfigError
 from radloom.models.checkpoints import sha256_of_all
+from radloom.models.segmentation.postprocessing import (
+    POSTPROCESSING_FILE,
+    Postprocessing,
+    read_postprocessing,
+)
 
 if TYPE_CHECKING:
     from radloom.models.segmentation.prediction import NnunetModel
@@ -108,9 +113,16 @@ class NnunetFolder:
             )
         return paths
 
+    @property
+    def postprocessing(self) -> Postprocessing:
+        """What ``postprocessing.json`` asks for; nnU-Net's own pickle is not read."""
+        return read_postprocessing(self.path, self.label_names)
+
     def sha256(self) -> str:
         """A hash of all that decides the model's results: plans, data set, checkpoints, options."""
+        asked = self.path / POSTPROCESSING_FILE
         files = (self.path / "plans.json", self.path / "dataset.json", *self.checkpoints())
+        files += (asked,) if asked.is_file() else ()
         before = self.previous()
         return sha256_of_all(files, repr(self.options) + (before.sha256() if before else ""))
 

@@ -21,7 +21,10 @@ import numpy.typing as npt
 
 from radloom.errors import ConfigError
 
-__all__ = ["Postprocessing", "postprocess", "read_postprocessing"]
+__all__ = ["POSTPROCESSING_FILE", "Postprocessing", "postprocess", "read_postprocessing"]
+
+POSTPROCESSING_FILE = "postprocessing.json"
+"""In an nnU-Net results folder."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def read_postprocessing(
     Postprocessing(largest_component=(), fill_holes=())
     """
     if isinstance(content, Path):
-        file = content / "postprocessing.json"
+        file = content / POSTPROCESSING_FILE
         asked = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     else:
         asked = content.get("postprocessing", {})

@@ -28,6 +28,7 @@ from radloom.models.segmentation.labelling import (
     neighbours,
 )
 from radloom.models.segmentation.nnunet import MOST_STRIPS, NnunetFolder
+from radloom.models.segmentation.postprocessing import postprocess
 from radloom.models.segmentation.preparation import (
     Prepared,
     linear_scores,
@@ -113,6 +114,7 @@ class NnunetModel:
             del stacked
             out = as_model(labels, affine, self.orientation)
             self._label(data, spacing, out, doubt, take, strips)
+        labels = postprocess(labels, self.folder.label_names, self.folder.postprocessing)
         label = make_label(labels, affine, series_uid=str(volumes[0].meta.get("series_uid", "")))
         return Prediction(label, doubt.by_label())
 

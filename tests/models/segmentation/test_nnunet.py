@@ -22,6 +22,7 @@ from radloom.errors import ConfigError, GridMismatch, InputError, NotTrusted, Ou
 from radloom.geometry import spacing_of
 from radloom.models.segmentation.axes import from_model, to_model
 from radloom.models.segmentation.nnunet import NnunetOptions, find_nnunet, is_nnunet
+from radloom.models.segmentation.postprocessing import Postprocessing, postprocess
 from radloom.pipelines.export.zarr import ZarrFolder
 from radloom.shapes import affine_of, array_of, like, make_volume
 from radloom.transforms.nifti import write_nifti
@@ -341,6 +342,22 @@ def test_a_head_of_one_millimetre(nnunet_folder) -> None:
     estimate = folder.estimate_memory((192, 224, 192), (1.0, 1.0, 1.0))
     assert 1e8 < estimate < 3e8  # 140e6 measured, beside the test's own arrays
     assert len(np.unique(array_of(labels))) == 3
+
+
+def test_labels_are_cleaned_up_where_the_folder_asks(nnunet_folder, tmp_path, grid_volume) -> None:
+    volume = grid_volume("ras")
+    plain = find_nnunet(nnunet_folder)
+    names = plain.label_names
+    asked = Path(shutil.copytree(nnunet_folder, tmp_path / nnunet_folder.name))
+    steps = {"largest_component": list(names.values())}
+    (asked / "postprocessing.json").write_text(json.dumps(steps))
+    model = find_nnunet(asked)
+    assert model.sha256() != plain.sha256()
+    before = array_of(plain.load(device=CPU).segment([volume]))[0]
+    after = array_of(model.load(device=CPU).segment([volume]))[0]
+    wanted = postprocess(before, names, Postprocessing(largest_component=tuple(names.values())))
+    np.testing.assert_array_equal(after, wanted)
+    assert (before != after).any()
 
 
 def test_a_larger_volume_needs_more_memory(nnunet_folder) -> None:
