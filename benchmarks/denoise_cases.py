@@ -11,8 +11,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import pydicom
 import torch
+from generator_realism import ct_scan
 from scipy import ndimage
 
 from radloom.models.training.anatomies import load_anatomies
@@ -278,17 +278,8 @@ def scan_of(path: Path) -> tuple[Floats, tuple[float, ...]]:
 @cache
 def head_ct(folder: Path) -> tuple[Floats, tuple[float, float, float]]:
     """The axial slices as one stack; their tilt and their uneven distances do not matter here."""
-    slices = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        dataset = pydicom.dcmread(path, force=True)
-        if "PixelData" in dataset and dataset.Rows == dataset.Columns:
-            hu = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
-            slices.append((float(dataset.ImagePositionPatient[2]), hu, dataset.PixelSpacing[0]))
-    slices.sort(key=lambda s: s[0])
-    volume = np.stack([hu.T[::-1, ::-1] for _, hu, _ in slices], -1).astype(np.float32)
-    pixel = float(slices[0][2])
-    steps = np.diff([z for z, _, _ in slices])
-    return np.clip(volume, -1024, 3071), (pixel, pixel, float(np.median(np.abs(steps))))
+    volume, spacing = ct_scan(folder)
+    return np.clip(volume, -1024, 3071), spacing
 
 
 @cache
