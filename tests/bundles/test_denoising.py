@@ -36,6 +36,7 @@ def test_runs_alone(scan, tmp_path, inside):
     config = "configs/inference.yaml" if inside else str(BUNDLE / "configs" / "inference.yaml")
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config]
     command += ["--image", str(scan), "--output_dir", str(tmp_path / "out")]
+    command += [] if inside else ["--bundle_root", str(BUNDLE)]
     done = subprocess.run(
         command,
         cwd=BUNDLE if inside else tmp_path,
