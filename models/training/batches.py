@@ -33,10 +33,12 @@ def draw_batches(
     new ones, and `kept` holds them from step to step; what a step gets does not depend on it.
     """
     kept = {} if kept is None else kept
-    n_slots = settings.accumulate * settings.batch_size
+    n_used = settings.accumulate * settings.batch_size
+    n_slots = n_used * settings.mix
+    visit, first = step // settings.mix, step % settings.mix * n_used
     windows = []
-    for slot in range(n_slots):
-        turn = (step + slot * settings.reuse // n_slots) // settings.reuse
+    for slot in range(first, first + n_used):
+        turn = (visit + slot * settings.reuse // n_slots) // settings.reuse
         if slot not in kept or kept[slot][0] != turn:
             place = generator_at(settings.seed, turn, rank, slot)
             kept[slot] = (turn, source.sample(task.wanted, place, pair=task.pairs))

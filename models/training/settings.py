@@ -36,6 +36,9 @@ class TrainingSettings:
     reuse: int = 1
     """Steps that a sample serves, with other windows each; for samples that take longer to make
     than the step takes that learns from them, as on a CPU."""
+    mix: int = 1
+    """Samples held for each place of a batch, which take turns, so that steps next to each other
+    learn from different heads in spite of `reuse`."""
     warmup_steps: int = 200
     """The learning rate rises from 0, over a tenth of `max_steps` at most."""
     decay_share: float = 0.2
@@ -65,8 +68,8 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         counts = (
-            "max_steps", "batch_size", "accumulate", "crops", "reuse", "validate_every",
-            "checkpoint_every", "keep_checkpoints", "log_every",
+            "max_steps", "batch_size", "accumulate", "crops", "reuse", "mix",
+            "validate_every", "checkpoint_every", "keep_checkpoints", "log_every",
         )  # fmt: skip
         for name in counts:
             if getattr(self, name) < 1:

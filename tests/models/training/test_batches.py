@@ -47,6 +47,17 @@ def test_samples_serve_several_steps_and_change_in_turn(source) -> None:
     assert torch.equal(alone, rows[6])
 
 
+def test_held_samples_take_turns(source) -> None:
+    settings = TrainingSettings(batch_size=1, reuse=3, mix=2)
+    still, kept = Denoising(gain=(1.0, 1.0)), {}
+    rows = [draw_batches(source, still, settings, n, 0, kept)[0]["clean"] for n in range(10)]
+    for start in (0, 1):
+        turns = [torch.equal(a, b) for a, b in pairwise(rows[start::2])]
+        assert turns.count(False) in (1, 2)
+    assert not any(torch.equal(a, b) for a, b in pairwise(rows))
+    assert torch.equal(draw_batches(source, still, settings, 7, 0)[0]["clean"], rows[7])
+
+
 def test_windows_of_a_kept_sample_differ(source) -> None:
     settings = TrainingSettings(batch_size=1, reuse=9, crop_shape=(8, 8, 8))
     kept: Kept = {}

@@ -141,3 +141,26 @@ def test_mr_gets_another_gain_and_hounsfield_units_do_not() -> None:
     ct = {f"ct{name}": 1000 * sample[key] for name, key in
           (("", "image"), ("_clean", "clean"), ("_sigma", "sigma"))}  # fmt: skip
     assert torch.allclose(Denoising(modality="ct").prepare(ct, generator)["clean"], clean)
+
+
+def test_the_loss_of_segmentation_is_that_of_monai() -> None:
+    from monai.losses import DiceCELoss
+
+    generator = torch.Generator().manual_seed(0)
+    pred = torch.randn(2, len(CLASSES), 8, 8, 8, generator=generator, requires_grad=True)
+    classes = torch.randint(0, 5, (2, 1, 8, 8, 8), generator=generator, dtype=torch.uint8)
+    loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    want = loss(pred, classes.long())
+    got = Segmentation().loss(pred, {"classes": classes})["dice_ce"]
+    torch.testing.assert_close(got, want)
+    for one, other in zip(*(torch.autograd.grad(x, pred) for x in (got, want)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_stride_takes_the_same_voxels_of_image_and_labels() -> None:
+    label = torch.randint(0, 2, (1, 12, 12, 12)) * 2
+    sample = {"image": label.float(), "label": label}
+    batch = Segmentation(stride=2).prepare(sample, torch.Generator().manual_seed(1))
+    assert batch["image"].shape == batch["classes"].shape == (1, 6, 6, 6)
+    assert len(batch["image"].unique()) == 2
+    assert torch.equal(batch["image"] > batch["image"].mean(), batch["classes"] > 0)
