@@ -29,13 +29,21 @@ TINY = {
         "network_def#backbone#unet_out_channels": 4,
         "network_def#backbone#final_conv_channels": [4],
     },
-    "head_mr_to_ct_translation": {"network_def#backbone#init_filters": 8},
-    "brain_mr_segmentation": {"network_def#features_per_stage": [4, 4, 8, 8, 8]},
+    "head_mr_to_ct_translation": {
+        "network_def#backbone#n_stages": 3,
+        "network_def#backbone#features_per_stage": [4, 8, 8],
+        "network_def#backbone#strides": [1, 2, 2],
+        "network_def#backbone#n_conv_per_stage": 1,
+    },
+    "brain_mr_segmentation": {"network_def#features_per_stage": [4, 4, 8, 8, 8], "task#stride": 1},
 }
 COMMON = {
     "recipe#grid#shape": [32, 32, 32],
     "recipe#grid#spacing_mm": [6.0, 6.0],
     "settings#batch_size": 1,
+    "settings#crop_shape": [32, 32, 32],
+    "settings#mix": 1,
+    "settings#prefetch": 0,
     "settings#validation_cases": 1,
     "settings#log_every": 1,
 }
@@ -178,11 +186,12 @@ def test_inference_runs_with_weights_of_the_training(name, files, result, tmp_pa
 
     config = bundles_folder() / name / "configs" / "inference.yaml"
     parser = ConfigParser(yaml.safe_load(config.read_text()))
-    for key, value in TINY[name].items():
+    network = {key: value for key, value in TINY[name].items() if key.startswith("network_def")}
+    for key, value in network.items():
         parser[key] = value
     export_weights(parser.get_parsed_content("network_def"), tmp_path / "models" / "model.pt")
     affine = np.diag([-2.0, 2.5, 2.0, 1.0])
-    given = {"bundle_root": str(tmp_path), "output_dir": str(tmp_path / "out"), **TINY[name]}
+    given = {"bundle_root": str(tmp_path), "output_dir": str(tmp_path / "out"), **network}
     for file in files:
         image = np.random.default_rng(0).random((20, 22, 24)).astype(np.float32)
         nib.save(nib.Nifti1Image(image, affine), tmp_path / f"{file}.nii.gz")

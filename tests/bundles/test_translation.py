@@ -22,9 +22,19 @@ from radloom.transforms.synthesis.anatomy import anatomy_of_phantom, pack_anatom
 from radloom.transforms.synthesis.phantom import HeadPhantom, make_head, render_ct, render_mr
 
 CONFIGS = find_bundle("head_mr_to_ct_translation") / "configs"
-SMALL = {"backbone#init_filters": 8, "backbone#blocks_down": [1, 1], "backbone#blocks_up": [1]}
+SMALL = {
+    "backbone#n_stages": 2,
+    "backbone#features_per_stage": [16, 32],
+    "backbone#strides": [1, 2],
+    "backbone#n_conv_per_stage": 2,
+}
+SMALL_BACK = {"backbone#init_filters": 8, "backbone#blocks_down": [1, 1], "backbone#blocks_up": [1]}
 QUICK = {
     "settings#batch_size": 1,
+    "settings#crop_shape": None,
+    "settings#mix": 1,
+    "settings#reuse": 1,
+    "settings#prefetch": 0,
     "settings#validation_cases": 1,
     "settings#warmup_steps": 2,
     "settings#ema_decay": 0.9,
@@ -137,7 +147,7 @@ def test_unpaired_scans_are_learnt_from(packed, tmp_path) -> None:
         max_steps=40,
         patch_shape=[24, 32, 32],
         **GRID,
-        **{f"networks#mr_from_ct#{key}": value for key, value in SMALL.items()},
+        **{f"networks#mr_from_ct#{key}": value for key, value in SMALL_BACK.items()},
         **{"networks#judge#num_layers_d": 1, "networks#judge#channels": 8},
         **{"networks#pool_size": 4, "settings#validate_every": 5, "optimizer#lr": 4e-3},
     )

@@ -66,6 +66,9 @@ def bundle(tmp_path) -> Path:
     return tmp_path
 
 
+TINY = {"n_stages": 2, "features_per_stage": [8, 8], "strides": [1, 2], "n_conv_per_stage": 1}
+
+
 @pytest.fixture
 def own_bundle(tmp_path) -> Callable[..., Path]:
     """``own_bundle(*contrasts)``: Radloom's own, with a tiny network of random weights."""
@@ -76,7 +79,7 @@ def own_bundle(tmp_path) -> Callable[..., Path]:
         (folder / "configs").mkdir(parents=True)
         config = yaml.safe_load((configs / "inference.yaml").read_text())
         n_inputs = 8 * (2 * len(contrasts) if contrasts else 1)
-        config["network_def"]["backbone"] |= {"init_filters": 8, "in_channels": n_inputs}
+        config["network_def"]["backbone"] |= {**TINY, "input_channels": n_inputs}
         config["inferer"]["roi_size"] = [32, 32, 32]
         (folder / "configs" / "inference.yaml").write_text(yaml.safe_dump(config))
         metadata = json.loads((configs / "metadata.json").read_text())
