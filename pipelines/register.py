@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from radloom import __version__
 from radloom.errors import ConfigError
 from radloom.models.registration.elastix import TransformKind, read_parameter_file
+from radloom.models.registration.learned import BUNDLE as REGISTRATION
 from radloom.models.registration.methods import Found, How, Method, find_transform
 from radloom.pipelines.register_checks import deformation_checks, registration_checks
 from radloom.pipelines.stage import Check, Context, StageResult
@@ -22,7 +23,7 @@ from radloom.transforms.spatial import Transform, resample
 
 __all__ = ["FIXED_PREFERENCE", "RegisterStage", "Registration", "register_images"]
 
-_REVISION = 4
+_REVISION = 5
 """Raised when the same parameters give other transforms."""
 
 FIXED_PREFERENCE = ("t1", "t1ce", "flair", "t2", "pd", "ct", "pet")
@@ -31,8 +32,8 @@ FIXED_PREFERENCE = ("t1", "t1ce", "flair", "t2", "pd", "ct", "pet")
 _BYTES_PER_VOXEL = {"rigid": 40, "affine": 24, "deformable": 200}
 """Of fixed and moving together, at the peak: copies, pyramids, for a field its float64 forms."""
 
-_WORKING_BYTES = {"elastix": 0, "hybrid": 2 * 2**30, "voxelmorph": 6 * 2**30}
-"""On top: descriptors on the working grid, whose size is bounded; the network's own."""
+_WORKING_BYTES = {"elastix": 0, "hybrid": 3 * 2**30, "voxelmorph": 6 * 2**30}
+"""On top: what is compared on the working grid, whose size is bounded; the network's own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,8 @@ class Registration:
     """Named without a role: ``similarity_gain``."""
     fixed_from_moving: Transform | None = None
     """The map back from the same estimate, where the method gives one; else invert the other."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Bundle -> a hash of its weights, of the networks that took part."""
 
 
 def register_images(
@@ -80,7 +83,7 @@ def register_images(
     )
     checks = tuple(_checks(fixed, moving, found, fixed_mask))
     back = found.deformation.fixed_from_moving if found.deformation else None
-    return Registration(found.moving_from_fixed, warped, checks, back)
+    return Registration(found.moving_from_fixed, warped, checks, back, found.weights)
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ class RegisterStage:
         """Bytes for the fixed volume, the first, and the largest of the others."""
         fixed, *moving = (output.n_voxels for output in inputs)
         how = self._how()
-        own = _WORKING_BYTES["voxelmorph" if how.weights() else how.chosen]
+        own = _WORKING_BYTES["voxelmorph" if REGISTRATION in how.weights() else how.chosen]
         return (fixed + max(moving)) * _BYTES_PER_VOXEL[self.transform] + own
 
     def _how(self) -> How:
@@ -213,6 +216,7 @@ class RegisterStage:
             "RegistrationTransform": "parameter files" if self.parameter_files else self.transform,
             "RegistrationParameterFiles": [path.name for path in self.parameter_files],
             "RegistrationFast": self.fast,
+            "RegistrationModelsSHA256": dict(found.weights),
         }
         yield Output(
             "transform",

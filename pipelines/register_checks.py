@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from radloom.models.registration.deformable import Deformation
 from radloom.models.registration.methods import Found
 from radloom.models.registration.similarity import Similarity
 from radloom.models.registration.start import inverse_error_mm
@@ -149,6 +150,7 @@ def deformation_checks(
         meaning="1 where the search began at the trained network's answer, 0 where at that of a "
         "search for large displacements, as without weights.",
     )
+    yield from _structure_checks(deformation)
     yield Check(
         "refined_mm",
         deformation.refined_mm,
@@ -163,4 +165,24 @@ def deformation_checks(
         high=0.5,
         unit="mm",
         meaning="How far there and back misses, median over the head. High: the map is torn; look.",
+    )
+
+
+def _structure_checks(deformation: Deformation) -> Iterator[Check]:
+    """What the segmentation network says of the map, where it took part."""
+    before, after = deformation.structures_before, deformation.structures_after
+    if before is None or after is None:
+        return
+    yield Check(
+        "structures_after",
+        after,
+        meaning="Mean Dice of what the segmentation network sees in the fixed and in the warped "
+        "head; hybrid was guided by it. Absent: no weights, or not two MR.",
+    )
+    yield Check(
+        "structures_gain",
+        after - before,
+        low=0.0,
+        meaning="What of it the deformation gained over the affine map. Below zero: it drew "
+        "structures apart; use the affine map.",
     )

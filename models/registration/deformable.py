@@ -2,8 +2,10 @@
 
 The start is VoxelMorph's velocity where its weights are here, else a discrete search; both only
 have to come near. Then `instance.optimise` finds, for this pair, the velocity that lays structure
-on structure. Everything happens on a grid of cubes round the fixed head; what comes out are maps of
-points in mm, there and back, on the grids of the two volumes.
+on structure. Where the segmentation network has weights, two MR are shown to it, and the shares of
+the classes that it sees are compared beside the images' own descriptors. Everything happens on a
+grid of cubes round the fixed head; what comes out are maps of points in mm, there and back, on the
+grids of the two volumes.
 """
 
 from __future__ import annotations
@@ -17,18 +19,24 @@ import torch
 from radloom.errors import ConfigError, MissingWeights, OutOfMemory
 from radloom.geometry import Affine
 from radloom.models.registration.coarse import clipped, with_right_angles
-from radloom.models.registration.flow import compose, exponential
+from radloom.models.registration.descriptors import principal
+from radloom.models.registration.flow import compose, exponential, resized
 from radloom.models.registration.instance import (
     FAST,
     FULL,
+    GUIDED,
+    GUIDED_FAST,
+    STRUCTURE_WEIGHT,
     Plan,
     Velocity,
+    beside,
     descriptors,
     optimise,
     pooled,
 )
 from radloom.models.registration.learned import Registrar, network_velocity, shipped_registrar
 from radloom.models.registration.search import search
+from radloom.models.registration.structures import Segmenter, Structures, shipped_segmenter
 from radloom.models.registration.working_grid import (
     WorkingGrid,
     field_on_blocks,
@@ -39,7 +47,7 @@ from radloom.models.threads import torch_settings
 from radloom.shapes import LabelVolume, Volume, affine_of, spatial_shape
 from radloom.transforms.spatial import Transform
 
-__all__ = ["DeformableMethod", "Deformation", "deform", "registrar_for"]
+__all__ = ["DeformableMethod", "Deformation", "deform", "registrar_for", "segmenter_for"]
 
 DeformableMethod: TypeAlias = Literal["hybrid", "voxelmorph"]
 
@@ -48,7 +56,7 @@ Start: TypeAlias = Literal["network", "search"]
 SEARCH_REACH = 4
 """Of the search, in its voxels: 16 mm."""
 SEARCH_CHANNELS = 6
-"""Of the descriptors that it compares."""
+"""Of the descriptors that it compares, and of the shares of structures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +73,11 @@ class Deformation:
     """How far the search carried the head from its start, mean."""
     inconsistency_mm: float
     """Median distance, over the head, that there and back misses."""
+    structures_before: float | None = None
+    """Mean Dice of what the segmentation network sees in both heads, aligned by the affine map;
+    None: no network took part."""
+    structures_after: float | None = None
+    """The same through the whole map."""
 
 
 def registrar_for(method: DeformableMethod, device: torch.device) -> Registrar | None:
@@ -84,6 +97,18 @@ def registrar_for(method: DeformableMethod, device: torch.device) -> Registrar |
         return None
 
 
+def segmenter_for(
+    method: DeformableMethod, fixed: Volume, moving: Volume, device: torch.device
+) -> Segmenter | None:
+    """The shipped segmentation network; None where it cannot help: no weights, or not MR and MR."""
+    if method != "hybrid" or {fixed.meta["modality"], moving.meta["modality"]} != {"MR"}:
+        return None
+    try:
+        return shipped_segmenter(device)
+    except MissingWeights:
+        return None
+
+
 def deform(
     fixed: Volume,
     moving: Volume,
@@ -91,6 +116,7 @@ def deform(
     *,
     method: DeformableMethod = "hybrid",
     registrar: Registrar | None = None,
+    segmenter: Segmenter | None = None,
     fixed_mask: LabelVolume | None = None,
     device: torch.device | None = None,
     n_threads: int = 1,
@@ -104,6 +130,8 @@ def deform(
         affine: ``moving_from_fixed``, a matrix.
         method: hybrid searches from its start, voxelmorph takes the network's word.
         registrar: the network, of `registrar_for`.
+        segmenter: what sees structures for hybrid, of `segmenter_for`; None: the search compares
+            descriptors of the images alone.
         fixed_mask: what is compared; the head and some air round it unless given.
         device: where it is computed; None: the CPU.
         n_threads: of the CPU; the result does not depend on it.
@@ -114,18 +142,19 @@ def deform(
         OutOfMemory: the device has too little, and so has the CPU.
     """
     where = device or torch.device("cpu")
-    plan = FAST if fast else FULL
+    plain, guided = (FAST, GUIDED_FAST) if fast else (FULL, GUIDED)
+    plan = plain if segmenter is None else guided
     with torch_settings(n_threads), torch.inference_mode():
         try:
             return _Task(fixed, moving, affine, fixed_mask, where, n_threads, plan).run(
-                method, registrar
+                method, registrar, segmenter
             )
         except torch.OutOfMemoryError as error:
             if where.type == "cpu":
                 raise OutOfMemory("deformable registration: the memory does not suffice") from error
             torch.cuda.empty_cache()
         cpu = _Task(fixed, moving, affine, fixed_mask, torch.device("cpu"), n_threads, plan)
-        return cpu.run(method, registrar)
+        return cpu.run(method, registrar, segmenter)
 
 
 class _Task:
@@ -147,7 +176,12 @@ class _Task:
             clipped(self.fixed), mask=mask, spacing_mm=plan.spacing_mm
         )
 
-    def run(self, method: DeformableMethod, registrar: Registrar | None) -> Deformation:
+    def run(
+        self,
+        method: DeformableMethod,
+        registrar: Registrar | None,
+        segmenter: Segmenter | None = None,
+    ) -> Deformation:
         """The whole way from the volumes to the maps."""
         if method == "voxelmorph":
             if registrar is None:
@@ -158,14 +192,15 @@ class _Task:
             self.grid.see(clipped(volume), way, n_threads=self.n_threads).to(self.device)
             for volume, way in ((self.fixed, None), (self.moving, self.affine))
         )
+        seen = None if segmenter is None else segmenter.see(fixed, moving, self.plan.spacing_mm)
         weight = self.head & self.grid.covered(self.moving, self.affine)
         weight = weight.to(self.device, torch.float32)
         if registrar is not None:
             start = self._from_network(registrar)
         else:
-            start = _from_search(fixed, moving, weight, self.plan.search_block)
-        found = optimise(fixed, moving, weight, start, self.plan.levels)
-        return self._result(found, start, "network" if registrar is not None else "search")
+            start = _from_search(fixed, moving, weight, self.plan.search_block, seen)
+        found = optimise(fixed, moving, weight, start, self.plan.levels, seen)
+        return self._result(found, start, "network" if registrar is not None else "search", seen)
 
     def _from_network(self, registrar: Registrar) -> Velocity:
         """The network's velocity on blocks of two voxels of the working grid."""
@@ -177,7 +212,9 @@ class _Task:
         onto = field_on_blocks(velocity.to(self.device), grid, blocks)
         return Velocity(onto / scale, 2)
 
-    def _result(self, found: Velocity, start: Velocity, kind: Start) -> Deformation:
+    def _result(
+        self, found: Velocity, start: Velocity, kind: Start, seen: Structures | None = None
+    ) -> Deformation:
         grid = self.grid.coarser(found.block)
         there, back = exponential(found.field), exponential(-found.field)
         begun = exponential(start.on_blocks(found.block, self.grid.shape).field)
@@ -193,6 +230,8 @@ class _Task:
             start=kind,
             refined_mm=grid.spacing_mm * _mean((there - begun).norm(dim=0)[head]),
             inconsistency_mm=grid.spacing_mm * _median(compose(back, there).norm(dim=0)[head]),
+            structures_before=None if seen is None else seen.dice(),
+            structures_after=None if seen is None else seen.dice(_on_blocks_of(seen, there, found)),
         )
 
     def _head_in(self, block: int) -> torch.Tensor:
@@ -200,12 +239,24 @@ class _Task:
 
 
 def _from_search(
-    fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor, block: int
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    weight: torch.Tensor,
+    block: int,
+    seen: Structures | None = None,
 ) -> Velocity:
     """A displacement found by trial, taken for a velocity: near enough to start from."""
     coarse = pooled(weight, block)
     channels = descriptors(fixed, moving, coarse, block, SEARCH_CHANNELS)
+    if seen is not None:
+        shares = principal(*seen.on_blocks(block), SEARCH_CHANNELS, coarse > 0.5)
+        channels = beside(channels, shares, STRUCTURE_WEIGHT)
     return Velocity(search(*channels, coarse, reach=SEARCH_REACH), 2 * block)
+
+
+def _on_blocks_of(seen: Structures, ddf: torch.Tensor, found: Velocity) -> torch.Tensor:
+    i, j, k = seen.fixed.shape[1:]
+    return resized(ddf, (i, j, k), found.block / seen.block)
 
 
 def _on_grid_of(

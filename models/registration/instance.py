@@ -1,6 +1,7 @@
 """The velocity between two images, found from coarse to fine by Gauss-Newton steps.
 
-What is compared at each level are MIND-SSC descriptors, which hold whatever the contrasts.
+What is compared at each level are MIND-SSC descriptors, which hold whatever the contrasts, and,
+where a segmentation network has seen both heads, what it saw.
 """
 
 from __future__ import annotations
@@ -15,8 +16,21 @@ from torch.nn import functional
 from radloom.models.registration.descriptors import mind_ssc, principal
 from radloom.models.registration.flow import exponential, inside, resized, sampled
 from radloom.models.registration.gauss_newton import Penalty, normal_equations, solve
+from radloom.models.registration.structures import Structures
 
-__all__ = ["FAST", "FULL", "Level", "Plan", "Velocity", "descriptors", "optimise", "pooled"]
+__all__ = [
+    "FAST",
+    "FULL",
+    "GUIDED",
+    "GUIDED_FAST",
+    "Level",
+    "Plan",
+    "Velocity",
+    "beside",
+    "descriptors",
+    "optimise",
+    "pooled",
+]
 
 
 Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -41,6 +55,8 @@ class Level:
     """Of the descriptors, of twelve."""
     n_iterations: int = 12
     """Of conjugate gradients in a step."""
+    structure_weight: float = 0.0
+    """Of the squared difference of the shares of structures, beside that of the descriptors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +88,27 @@ class Plan:
     """From coarse to fine."""
 
 
+STRUCTURE_WEIGHT = 0.5
+
 FULL = Plan(1.0, 4, (Level(4, 1, 6, 1.5), Level(2, 2, 8, 0.5)))
 """Compares voxels of 4 mm, then of 2 mm; knots of the velocity 4 mm apart.
 
 A level of 8 mm before them drew the thin layers of skull, CSF and scalp apart that two contrasts
 show with other neighbours; the search, over the same distances, does not.
 """
+GUIDED = Plan(
+    1.0,
+    4,
+    (
+        Level(4, 1, 6, 1.5, structure_weight=STRUCTURE_WEIGHT),
+        Level(2, 1, 8, 0.5, structure_weight=STRUCTURE_WEIGHT),
+    ),
+)
+"""As `FULL`, where structures are known: their borders carry knots of 2 mm."""
 FAST = Plan(2.0, 2, (Level(2, 1, 6, 1.5),))
 """Compares voxels of 4 mm, knots as far apart."""
+GUIDED_FAST = Plan(2.0, 2, (Level(2, 1, 6, 1.5, structure_weight=STRUCTURE_WEIGHT),))
+"""As `FAST`, where structures are known."""
 
 LONGEST_STEP = 1.0
 """A step of a velocity is cut to this many voxels of its own: beyond, the images are not linear."""
@@ -91,6 +120,7 @@ def optimise(
     weight: torch.Tensor,
     start: Velocity,
     levels: Sequence[Level],
+    structures: Structures | None = None,
 ) -> Velocity:
     """The velocity whose flow takes voxels of `fixed` to where `moving` shows the same.
 
@@ -100,12 +130,16 @@ def optimise(
         weight: (I, J, K) float, 0 where nothing is to be compared.
         start: where to begin.
         levels: from coarse to fine.
+        structures: of both heads; None: the descriptors alone.
     """
     i, j, k = fixed.shape
     for level in levels:
         velocity = start.on_blocks(level.block * level.knot, (i, j, k))
         seen = pooled(weight, level.block)
         channels = descriptors(fixed, moving, seen, level.block, level.n_channels)
+        if structures is not None:
+            shares = structures.on_blocks(level.block)
+            channels = beside(channels, shares, level.structure_weight)
         field = _refined(channels, seen, velocity.field.clone(), level)
         start = Velocity(field, velocity.block)
     return start
@@ -130,6 +164,14 @@ def descriptors(
         _halved(mind_ssc(pooled(image, block // 2), dilation=2)) for image in (fixed, moving)
     )
     return principal(one, other, n_channels, weight > 0.5)
+
+
+def beside(channels: Pair, shares: Pair, weight: float) -> Pair:
+    """The channels, and the shares of structures on the same blocks, as heavy as `weight`."""
+    one, other = (
+        torch.cat([part, more * weight**0.5]) for part, more in zip(channels, shares, strict=True)
+    )
+    return one, other
 
 
 def pooled(image: torch.Tensor, block: int) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -11,9 +12,15 @@ import torch
 
 from radloom.errors import ConfigError, MissingWeights
 from radloom.models.bundles import bundle_sha256, find_bundle
-from radloom.models.registration.deformable import Deformation, deform, registrar_for
+from radloom.models.registration.deformable import (
+    Deformation,
+    deform,
+    registrar_for,
+    segmenter_for,
+)
 from radloom.models.registration.elastix import TransformKind, register
-from radloom.models.registration.learned import BUNDLE
+from radloom.models.registration.learned import BUNDLE as REGISTRATION
+from radloom.models.registration.structures import BUNDLE as SEGMENTATION
 from radloom.shapes import LabelVolume, Volume
 from radloom.transforms.spatial import Transform
 
@@ -23,6 +30,13 @@ Method: TypeAlias = Literal["elastix", "voxelmorph", "hybrid"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 """Mutual information and B-splines; a trained network; a start, then a search for this pair."""
+
+
+_BUNDLES: Mapping[Method, tuple[str, ...]] = {
+    "elastix": (),
+    "voxelmorph": (REGISTRATION,),
+    "hybrid": (REGISTRATION, SEGMENTATION),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +80,13 @@ class How:
         deforms = self.transform == "deformable" and not self.parameter_files
         return "hybrid" if deforms else "elastix"
 
-    def weights(self) -> str:
-        """A hash of the network that takes part; empty where none does."""
-        if self.chosen == "elastix":
-            return ""
-        try:
-            return bundle_sha256(find_bundle(BUNDLE))
-        except MissingWeights:
-            return ""
+    def weights(self) -> dict[str, str]:
+        """Bundle -> a hash of its weights, of the networks that are here for the method."""
+        found = {}
+        for bundle in _BUNDLES[self.chosen]:
+            with suppress(MissingWeights):
+                found[bundle] = bundle_sha256(find_bundle(bundle))
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +98,8 @@ class Found:
     """The map before anything deformed, where the method is not elastix."""
     deformation: Deformation | None = None
     """More of the same, where the method is not elastix."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Bundle -> a hash of its weights, of the networks that took part."""
 
 
 def find_transform(
@@ -117,6 +132,7 @@ def find_transform(
         return Found(found)
     device = how.device or torch.device("cpu")
     registrar = registrar_for(method, device)
+    segmenter = segmenter_for(method, fixed, moving, device)
     affine = register(
         fixed,
         moving,
@@ -132,9 +148,12 @@ def find_transform(
         affine,
         method=method,
         registrar=registrar,
+        segmenter=segmenter,
         fixed_mask=fixed_mask,
         device=device,
         n_threads=how.n_threads,
         fast=how.fast,
     )
-    return Found(deformation.moving_from_fixed, affine, deformation)
+    used = {REGISTRATION: registrar is not None, SEGMENTATION: segmenter is not None}
+    weights = {bundle: digest for bundle, digest in how.weights().items() if used[bundle]}
+    return Found(deformation.moving_from_fixed, affine, deformation, weights)

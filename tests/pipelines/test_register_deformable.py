@@ -103,6 +103,25 @@ def test_a_study_s_volume_is_deformed_onto_the_other():
     assert "flair_deformation_gain" in checks
 
 
+def test_a_guiding_network_is_named_and_judged(monkeypatch):
+    """Of two networks, the one that took part; a map that draws structures apart is flagged."""
+    monkeypatch.setattr(
+        "radloom.models.registration.methods.bundle_sha256", lambda folder: f"hash-{folder.name}"
+    )
+    still = Transform.identity()
+    worse = Deformation(still, still, "search", 1.0, 0.1, 0.7, 0.6)
+    monkeypatch.setattr("radloom.models.registration.methods.register", lambda *a, **k: still)
+    monkeypatch.setattr("radloom.models.registration.methods.deform", lambda *a, **k: worse)
+    monkeypatch.setattr("radloom.models.registration.methods.registrar_for", lambda *a: None)
+    monkeypatch.setattr("radloom.models.registration.methods.segmenter_for", lambda *a: "sees")
+    result = RegisterStage(transform="deformable").run(study(), CONTEXT)
+    used = result.outputs[0].sidecar["RegistrationModelsSHA256"]
+    assert used == {"brain_mr_segmentation": "hash-brain_mr_segmentation"}
+    checks = {check.name: check for check in result.checks}
+    assert checks["flair_structures_after"].value == 0.6
+    assert checks["flair_structures_gain"].flagged
+
+
 def test_a_deformation_that_went_astray_is_flagged(monkeypatch):
     volume = head(0)
     field = np.zeros((3, 40, 44, 40), np.float32)

@@ -1,0 +1,145 @@
+"""What a segmentation network sees: in numbers that it knows, on any shape, and compared right."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from radloom.errors import MissingWeights
+from radloom.models.bundles import find_bundle
+from radloom.models.registration.deformable import deform, segmenter_for
+from radloom.models.registration.structures import (
+    BUNDLE,
+    SPACING_MM,
+    Segmenter,
+    Structures,
+    shipped_segmenter,
+)
+from radloom.models.threads import torch_settings
+from radloom.transforms.spatial import Transform
+
+STILL = Transform.identity()
+
+
+class Bright(torch.nn.Module):
+    """Two classes: darker and brighter than the mean; keeps what it was shown."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        self.batch = batch
+        return torch.cat([-4 * batch, 4 * batch], dim=1)
+
+
+def test_any_shape_is_seen_scaled_and_padded_to_what_the_network_takes():
+    network = Bright()
+    image = 300 + 40 * torch.randn((20, 33, 16), generator=torch.Generator().manual_seed(0))
+    shares = Segmenter(network).shares(image)
+    assert network.batch.shape == (1, 1, 32, 48, 16)
+    assert shares.shape == (2, 20, 33, 16)
+    shown = network.batch[0, 0, :20, :33, :16]
+    assert float(shown.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(shown.std()) == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(shares.sum(dim=0), torch.ones(image.shape))
+    assert torch.equal(shares[1] > 0.5, image > image.double().mean())
+
+
+def test_both_heads_are_seen_on_blocks_of_the_network_s_spacing():
+    view = torch.arange(32.0**3).reshape(32, 32, 32)
+    seen = Segmenter(Bright()).see(view, -view, 1.0)
+    assert seen.block == 2
+    assert seen.fixed.shape == (2, 16, 16, 16)
+    torch.testing.assert_close(seen.fixed[1], seen.moving[0])
+    coarse, _ = seen.on_blocks(4)
+    assert coarse.shape == (2, 8, 8, 8)
+    assert float(coarse[0, 0, 0, 0]) == pytest.approx(float(seen.fixed[0, :2, :2, :2].mean()))
+    assert Segmenter(Bright()).see(view, view, 2.0).block == 1
+
+
+def test_dice_is_that_of_the_largest_shares_through_the_map():
+    cube, shifted = (torch.zeros(2, 16, 16, 16) for _ in range(2))
+    cube[1, 4:8, 4:12, 4:12] = 1
+    shifted[1, 6:10, 4:12, 4:12] = 1
+    cube[0], shifted[0] = 1 - cube[1], 1 - shifted[1]
+    seen = Structures(cube, shifted, 1)
+    assert seen.dice() == pytest.approx(0.5)
+    ddf = torch.zeros(3, 16, 16, 16)
+    ddf[0] = 2
+    assert seen.dice(ddf) == pytest.approx(1.0)
+
+
+class Told(Segmenter):
+    """Sees a ball in the middle of the fixed head, and in the moving one `shift` voxels on."""
+
+    shift = 3
+
+    def see(self, fixed, moving, spacing_mm):
+        return Structures(_ball(fixed.shape, 0), _ball(moving.shape, self.shift), 1)
+
+
+def _ball(shape: torch.Size, shift: int) -> torch.Tensor:
+    axes = torch.meshgrid(*[torch.arange(n) - n / 2 for n in shape], indexing="ij")
+    distance = ((axes[0] - shift) ** 2 + axes[1] ** 2 + axes[2] ** 2).sqrt()
+    share = torch.sigmoid(9 - distance)
+    return torch.stack([1 - share, share])
+
+
+def test_structures_lead_where_the_images_say_nothing(scene, fixed):
+    """The images alone say that nothing moved."""
+    found = deform(fixed, scene.picture("t1", seed=5), STILL, segmenter=Told(Bright()), fast=True)
+    assert found.structures_before < 0.85
+    assert found.structures_after > found.structures_before + 0.05
+    assert found.moving_from_fixed.displacement_mm[0].max() > 1.5
+    assert found.moving_from_fixed.folded_share() == 0
+
+
+@pytest.fixture
+def own_bundle(tmp_path, monkeypatch):
+    """Radloom's bundle, without weights."""
+    folder = tmp_path / BUNDLE
+    shutil.copytree(find_bundle(BUNDLE) / "configs", folder / "configs")
+    monkeypatch.setattr("radloom.models.registration.structures.find_bundle", lambda name: folder)
+    return folder
+
+
+def test_absent_weights_leave_the_images_alone(own_bundle, fixed):
+    with pytest.raises(MissingWeights, match="has no weights"):
+        shipped_segmenter(torch.device("cpu"))
+    assert segmenter_for("hybrid", fixed, fixed, torch.device("cpu")) is None
+
+
+def test_the_bundle_s_network_sees_pairs_of_mr(own_bundle, scene, fixed):
+    parser = ConfigParser()
+    parser.read_config(str(own_bundle / "configs" / "inference.yaml"))
+    torch.manual_seed(0)
+    network = parser.get_parsed_content("network_def")
+    (own_bundle / "models").mkdir()
+    torch.save(network.half().state_dict(), own_bundle / "models" / "model.pt")
+    cpu = torch.device("cpu")
+    segmenter = segmenter_for("hybrid", fixed, fixed, cpu)
+    assert segmenter is shipped_segmenter(cpu)
+    assert segmenter.shares(torch.rand(16, 16, 20)).shape == (37, 16, 16, 20)
+    assert segmenter_for("voxelmorph", fixed, fixed, cpu) is None
+    assert segmenter_for("hybrid", fixed, scene.picture("ct"), cpu) is None
+
+
+def test_the_number_of_threads_changes_no_bit(own_bundle):
+    parser = ConfigParser()
+    parser.read_config(str(own_bundle / "configs" / "inference.yaml"))
+    torch.manual_seed(0)
+    segmenter = Segmenter(parser.get_parsed_content("network_def").eval())
+    image = torch.rand((48, 48, 32), generator=torch.Generator().manual_seed(1))
+    seen = []
+    for n_threads in (1, 2, 3):
+        with torch_settings(n_threads):
+            seen.append(segmenter.shares(image))
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+
+
+def test_the_spacing_is_that_of_the_bundle_s_plans():
+    plans = json.loads((find_bundle(BUNDLE) / "configs" / "plans.json").read_text())
+    (configuration,) = plans["configurations"].values()
+    assert configuration["spacing"] == [SPACING_MM] * 3
