@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from radloom.models.segmentation import (
     TakeProbabilities,
     find_model,
 )
+from radloom.models.segmentation.classes import mask_of
 from radloom.models.segmentation.expected import expected_ml
 from radloom.pipelines.stage import Check, Context, StageResult
 from radloom.pipelines.study import Output, Study, Table
@@ -41,15 +42,16 @@ from radloom.shapes import (
     affine_of,
     array_of,
     like,
+    make_label,
     require_same_grid,
     spatial_shape,
 )
 
-__all__ = ["SegmentStage", "model_name", "predict", "segment", "volumes_table"]
+__all__ = ["SegmentStage", "find_mask", "model_name", "predict", "segment", "volumes_table"]
 
 DEFAULT_BUNDLE = "brain_mr_segmentation"
 
-VERSION = 1
+VERSION = 2
 """Goes up when the same model would give other labels."""
 
 CHANNEL_ROLES: Mapping[str, str] = {
@@ -59,6 +61,9 @@ CHANNEL_ROLES: Mapping[str, str] = {
     "pd": "pd", "pdw": "pd", "ct": "ct", "pet": "pet",
 }  # fmt: skip
 """A channel's name in lower case, letters and digits only -> the role that holds it."""
+
+ANY_MR = ("t1", "t1ce", "t2", "flair", "pd")
+"""What a channel that is named ``MR`` takes: of those that the study has, the fixed one."""
 
 
 def segment(
@@ -144,6 +149,21 @@ def _predict(volumes: Sequence[Volume], model: SegmentationModel, **kwargs: Any)
     return model.predict(volumes, **kwargs)
 
 
+def find_mask(study: Study, name: str) -> LabelVolume | None:
+    """Where the newest labels of Radloom's own model show a part of the head; None: it has none.
+
+    Args:
+        study: after its segment stage.
+        name: of `radloom.models.segmentation.classes.MASKS`: intracranial, skull, skin, eye, head.
+    """
+    own = study.find(kind="label", stage="segment", name=model_name(DEFAULT_BUNDLE))
+    if not own:
+        return None
+    label = own[-1].volume
+    mask = mask_of(array_of(label), name).astype(np.uint8)
+    return make_label(mask, affine_of(label), series_uid=str(label.meta.get("series_uid", "")))
+
+
 def model_name(name: str) -> str:
     """A model's name as `Output.name` takes it: lower-case letters and digits.
 
@@ -223,18 +243,20 @@ class SegmentStage:
 
     def estimate_memory(self, study: Study) -> int:
         """Bytes at the peak: the scores of all classes in a slab of the model's grid."""
-        return self._memory(study, "estimate_memory")
+        return self._memory(study, "estimate_memory", lambda output: output.unread_bytes)
 
     def least_memory(self, study: Study) -> int:
-        """Bytes that will do where memory is short: the scores strip by strip."""
-        return self._memory(study, "least_memory")
+        """Bytes that will do where memory is short: the channels read, the scores in strips."""
+        return self._memory(study, "least_memory", _bytes_of)
 
-    def _memory(self, study: Study, which: str) -> int:
+    def _memory(self, study: Study, which: str, read: Callable[[Output], int]) -> int:
         try:
             model = self._find()[1]
-            first = self._channels(study, model)[0].volume
+            channels = self._channels(study, model)
+            held = sum(map(read, channels))
+            first = channels[0].volume
             bytes_of = getattr(model, which)
-            return int(bytes_of(spatial_shape(first), spacing_of(affine_of(first)).tolist()))
+            return held + int(bytes_of(spatial_shape(first), spacing_of(affine_of(first)).tolist()))
         except (MissingWeights, _Absent):
             return 0
 
@@ -261,7 +283,7 @@ class SegmentStage:
             n_threads=context.n_threads,
             trust=context.trust,
             fast=self.fast,
-            memory=context.memory,
+            memory=None if context.memory is None else context.memory - _bytes_of(*channels),
         )
         label = found.label
         role, table = channels[0].role, volumes_table(label, names, found.doubt)
@@ -315,6 +337,11 @@ class SegmentStage:
         return [have.get(role, zeros) for role in wanted], absent
 
 
+def _bytes_of(*channels: Output) -> int:
+    """Of the volumes, in memory."""
+    return sum(4 * output.n_voxels for output in channels)
+
+
 class _Absent(Exception):
     """The study has not what the model needs; the message is for people."""
 
@@ -351,13 +378,16 @@ def _one_role(study: Study, channel: str, roles: Sequence[str]) -> str:
     have = study.roles
     if not have:
         raise _Absent("the study has no volume with a role")
+    if not wanted and model_name(channel) in ("mr", "mri"):
+        have = tuple(role for role in have if role in ANY_MR)
+        wanted = ANY_MR if not have else ()
     if not wanted:
         return _fixed(study, have)
     found = next((role for role in wanted if role in have), None)
     if found is None:
         raise _Absent(
-            f"the model takes {' or '.join(wanted)}; the study has {', '.join(have)}; set `roles` "
-            "to use another"
+            f"the model takes {' or '.join(wanted)}; the study has {', '.join(study.roles)}; set "
+            "`roles` to use another"
         )
     return found
 

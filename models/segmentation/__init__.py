@@ -1,4 +1,4 @@
-"""Segmentation models from outside: nnU-Net v2 results folders and MONAI bundles, one interface.
+"""Segmentation models: nnU-Net v2 results folders, MONAI bundles, and our own, one interface.
 
 `find_model` looks at a folder and says which it is; what it gives knows the model's name, channels,
 labels, hash and need of memory without loading it, and `load` makes it ready.
@@ -17,6 +17,7 @@ from radloom.models.bundles import is_bundle
 from radloom.models.segmentation.bundle import find_bundle_folder
 from radloom.models.segmentation.labelling import TakeProbabilities
 from radloom.models.segmentation.nnunet import NnunetOptions, find_nnunet, is_nnunet
+from radloom.models.segmentation.planned import find_planned, is_planned
 from radloom.models.segmentation.result import Prediction
 from radloom.shapes import Volume
 
@@ -95,6 +96,8 @@ def find_model(folder: Path, options: NnunetOptions | None = None) -> ModelFolde
     """
     if not folder.is_dir():
         raise ConfigError(f"expected the folder of a model, got <{folder.name}>, which is none")
+    if is_planned(folder):
+        return find_planned(folder, options)
     if is_bundle(folder):
         return find_bundle_folder(folder)
     if is_nnunet(folder):

@@ -78,22 +78,25 @@ CLASSES = _classes()
 
 
 MASKS: Mapping[str, tuple[int, ...]] = {
-    "intracranial": tuple(n for n, item in enumerate(CLASSES) if 0 < item.label < 500),
-    "skull": tuple(n for n, item in enumerate(CLASSES) if item.label == 515),
-    "skin": tuple(n for n, item in enumerate(CLASSES) if item.label == 511),
-    "eye": tuple(n for n, item in enumerate(CLASSES) if item.label == 506),
-    "head": tuple(range(1, len(CLASSES))),
+    "intracranial": tuple(item.label for item in CLASSES if 0 < item.label < 500),
+    "skull": (515,),
+    "skin": (511,),
+    "eye": (506,),
+    "head": tuple(item.label for item in CLASSES if item.label),
 }
-"""What other stages need of a head -> the channels that are part of it."""
+"""What other stages need of a head -> the numbers in results that are part of it."""
 
 
-def mask_of(classes: npt.NDArray[Any], name: str) -> npt.NDArray[np.bool_]:
-    """Where a map of channels (I, J, K) shows one of `MASKS`.
+def mask_of(labels: npt.NDArray[Any], name: str) -> npt.NDArray[np.bool_]:
+    """Where labels (I, J, K) as results number them show one of `MASKS`.
 
-    >>> mask_of(np.array([0, 1, 35]), "head").tolist()
+    >>> mask_of(np.array([0, 2, 511]), "head").tolist()
     [False, True, True]
     """
-    return np.isin(classes, MASKS[name])
+    table = np.zeros(1 + max(int(labels.max(initial=0)), *MASKS["head"]), bool)
+    table[list(MASKS[name])] = True
+    found: npt.NDArray[np.bool_] = table[labels]
+    return found
 
 
 def class_of_label(

@@ -12,18 +12,21 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from radloom.errors import ConfigError, NotTrusted
+from radloom.errors import ConfigError, MissingWeights, NotTrusted
 from radloom.models.checkpoints import load_checkpoint
 from radloom.models.segmentation.nnunet import NnunetFolder
 from radloom.models.segmentation.prediction import NnunetModel
 from radloom.models.segmentation.windows import Predict, mirrored
 from radloom.models.threads import torch_settings
 
-__all__ = ["load_nnunet"]
+if TYPE_CHECKING:
+    from radloom.models.segmentation.planned import PlannedBundle
+
+__all__ = ["load_nnunet", "load_planned", "network_of_plans"]
 
 _NETWORK_PACKAGES = ("dynamic_network_architectures.", "torch.nn.", "nnunetv2.")
 """Where plans.json may name classes that build the network; elsewhere any callable would do."""
@@ -56,19 +59,84 @@ def load_nnunet(folder: NnunetFolder, *, device: torch.device, trust: bool = Fal
             enable_deep_supervision=False,
         )
         axes = first.get("inference_allowed_mirroring_axes") if folder.options.mirroring else None
-        planar = len(configuration.patch_size) == 2
         networks = tuple(
-            _ready(_filled(network, c["network_weights"], folder), axes, device, planar=planar)
+            _ready(_filled(network, c["network_weights"], folder), axes, device, configuration,
+                   compiled=folder.options.compiled)
             for c in checkpoints
-        )
+        )  # fmt: skip
     return NnunetModel(folder, manager, configuration, networks, device, orientation, previous)
 
 
+def load_planned(
+    folder: PlannedBundle,
+    weights: Path,
+    *,
+    device: torch.device,
+    trust: bool = False,
+    network: torch.nn.Module | None = None,
+) -> NnunetModel:
+    """The model of a bundle with plans.
+
+    Args:
+        folder: of the bundle.
+        weights: file with the network's state.
+        device: where the network runs.
+        trust: whether plans may name other callables than network classes.
+        network: made already; None: as the plans say.
+
+    Raises:
+        MissingWeights: `weights` is not there.
+        NotTrusted: the plans name other callables, and `trust` is False.
+        ConfigError: the weights do not fit the network.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    if not weights.is_file():
+        raise MissingWeights(
+            f"expected the weights <{weights.parent.name}/{weights.name}>, which are absent: train "
+            "them (configs/train.yaml), or give --bundle_root if the command runs elsewhere"
+        )
+    orientation, dataset = folder.orientation, dict(folder.dataset)
+    with _quiet(), torch_settings(torch.get_num_threads()):
+        manager = PlansManager(json.loads(json.dumps(folder.plans)))
+        (name,) = folder.plans["configurations"]
+        configuration = manager.get_configuration(name)
+        _require_supported(folder, configuration, trust=trust)
+        made = network or network_of_plans(dict(folder.plans), dataset)
+        filled = _filled(made, load_checkpoint(weights), folder)
+        predict = _ready(filled, None, device, configuration, compiled=folder.options.compiled)
+    return NnunetModel(folder, manager, configuration, (predict,), device, orientation)
+
+
+def network_of_plans(plans: dict[str, Any], dataset: dict[str, Any]) -> torch.nn.Module:
+    """The network of the plans' one configuration, with first weights, as nnU-Net builds it."""
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    (configuration,) = plans["configurations"].values()
+    how = configuration["architecture"]
+    network: torch.nn.Module = get_network_from_plans(
+        how["network_class_name"],
+        how["arch_kwargs"],
+        how["_kw_requires_import"],
+        len(dataset["channel_names"]),
+        len(dataset["labels"]),
+        deep_supervision=False,
+    )
+    return network
+
+
 def _ready(
-    network: torch.nn.Module, axes: tuple[int, ...] | None, device: torch.device, *, planar: bool
+    network: torch.nn.Module,
+    axes: tuple[int, ...] | None,
+    device: torch.device,
+    configuration: Any,
+    *,
+    compiled: bool,
 ) -> Predict:
     """The network on its device, mirrored, and one of planes as one of boxes a voxel deep."""
-    predict = mirrored(network.to(device), axes)
+    network = network.to(device)
+    predict = mirrored(torch.compile(network) if compiled else network, axes)
+    planar = len(configuration.patch_size) == 2
     return (lambda windows: predict(windows[:, :, 0])[:, :, None]) if planar else predict
 
 

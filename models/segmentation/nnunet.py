@@ -42,6 +42,13 @@ MOST_STRIPS = 8
 computed for each strip they lie in."""
 
 
+MOST_WINDOWS = 4
+"""How many windows are computed at a time at most, on a thread of the CPU each."""
+
+_WINDOWS_BYTES = 2e9
+"""What they may take together."""
+
+
 @dataclass(frozen=True)
 class NnunetOptions:
     """How a results folder is used; the defaults are those of ``nnUNetv2_predict``."""
@@ -54,6 +61,8 @@ class NnunetOptions:
     """Whether predictions over mirrored windows are averaged, where the model allows it."""
     step_size: float = 0.5
     """The sliding window's step as a share of its size, above 0 and at most 1."""
+    compiled: bool = False
+    """Whether PyTorch compiles the network first: minutes once, then less time a window."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +104,19 @@ class NnunetFolder:
         sets = [frozenset(_values(labels[n])) for n in names]
         return {int(v): _region_name(i, names, sets) for i, v in enumerate(order)}
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What each channel of scores and probabilities stands for, in order."""
+        labels = {n: _values(v) for n, v in self.dataset["labels"].items() if n != "ignore"}
+        if any(len(values) > 1 for values in labels.values()):
+            return tuple(name for name, values in labels.items() if set(values) != {0})
+        return tuple(sorted(labels, key=lambda name: labels[name][0]))
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Of each class, its number in results; empty: nnU-Net's own numbers."""
+        return ()
+
     def checkpoints(self) -> tuple[Path, ...]:
         """The checkpoint of each fold to use.
 
@@ -127,7 +149,11 @@ class NnunetFolder:
         return sha256_of_all(files, repr(self.options) + (before.sha256() if before else ""))
 
     def estimate_memory(
-        self, shape: Sequence[int], spacing: Sequence[float], strips: int = 1
+        self,
+        shape: Sequence[int],
+        spacing: Sequence[float],
+        strips: int = 1,
+        windows: int = MOST_WINDOWS,
     ) -> int:
         """Bytes at the peak for a volume (I, J, K) with `spacing` in mm, weights included.
 
@@ -139,6 +165,7 @@ class NnunetFolder:
             shape: of the image.
             spacing: of the image.
             strips: parts in which the model's grid is worked on, one after the other.
+            windows: computed at a time, no more than `parallel`.
         """
         configuration = self._configuration()
         patch = [int(n) for n in configuration["patch_size"]]
@@ -151,17 +178,31 @@ class NnunetFolder:
         resampling = 8 * max(own, math.prod(model))
         planes = depth * (len(folds) + 1) + 4 * 16
         scores = 2 * classes * planes * plane // strips
-        window = 4 * math.prod(patch) * (8 * self._features() + 4 * classes)
+        window = self._window_bytes() * min(windows, self.parallel)
         weights = sum(path.stat().st_size for path in folds)
         found = image + max(resampling, scores + window) + weights
         before = self.previous()
         if before is None:
             return int(found)
-        return int(max(found, before.estimate_memory(shape, spacing, strips)) + weights)
+        return int(max(found, before.estimate_memory(shape, spacing, strips, windows)) + weights)
+
+    @property
+    def parallel(self) -> int:
+        """How many windows go through the network at a time at most, a thread of the CPU each.
+
+        1: they are too large for that, and the threads share one window. PyTorch's sums then depend
+        on the threads in the last bits: labels where classes tie may.
+        """
+        return max(1, min(MOST_WINDOWS, int(_WINDOWS_BYTES // self._window_bytes())))
+
+    def _window_bytes(self) -> int:
+        """What one window takes in the network."""
+        patch = math.prod(int(n) for n in self._configuration()["patch_size"])
+        return 4 * patch * (8 * self._features() + 4 * len(self.dataset["labels"]))
 
     def least_memory(self, shape: Sequence[int], spacing: Sequence[float]) -> int:
         """Bytes that will do where memory is short, to the same labels in more time."""
-        return self.estimate_memory(shape, spacing, MOST_STRIPS)
+        return self.estimate_memory(shape, spacing, MOST_STRIPS, 1)
 
     @property
     def orientation(self) -> str:

@@ -103,20 +103,25 @@ class NnunetModel:
         """
         self._require_channels(volumes)
         affine, shape = affine_of(volumes[0]), spatial_shape(volumes[0])
-        n_classes = self.folder.dataset["labels"]
-        labels = np.zeros(shape, np.uint8 if len(n_classes) <= 255 else np.uint16)
+        values = self.folder.values
+        largest = max(values or (len(self.folder.dataset["labels"]),))
+        labels = np.zeros(shape, np.uint8 if largest <= 255 else np.uint16)
         doubt = Doubt(self.rule)
         take = None if probabilities is None else self._turned(probabilities, shape, affine)
-        strips = self._strips(shape, spacing_of(affine).tolist(), memory)
+        effort = self._effort(shape, spacing_of(affine).tolist(), memory, n_threads)
         stacked = np.concatenate([array_of(volume) for volume in volumes])
-        with torch_settings(n_threads), torch.inference_mode():
+        with torch_settings(effort.n_threads), torch.inference_mode():
             data, spacing = to_model(stacked, affine, self.orientation)
             del stacked
             out = as_model(labels, affine, self.orientation)
-            self._label(data, spacing, out, doubt, take, strips)
+            self._label(data, spacing, out, doubt, take, effort)
+        found = doubt.by_label()
+        if values:
+            _number(labels, values)
+            found = {values[index]: share for index, share in found.items()}
         labels = postprocess(labels, self.folder.label_names, self.folder.postprocessing)
         label = make_label(labels, affine, series_uid=str(volumes[0].meta.get("series_uid", "")))
-        return Prediction(label, doubt.by_label())
+        return Prediction(label, found)
 
     @property
     def rule(self) -> Rule:
@@ -137,13 +142,20 @@ class NnunetModel:
             if volume.shape[0] != 1:
                 raise InputError(f"{name}: expected (1, I, J, K), got {tuple(volume.shape)}")
 
-    def _strips(self, shape: Sequence[int], spacing: Sequence[float], memory: int | None) -> int:
-        """Into how many strips the model's grid is cut, so that `memory` does."""
+    def _effort(
+        self, shape: Sequence[int], spacing: Sequence[float], memory: int | None, n_threads: int
+    ) -> _Effort:
+        """How the work is cut, so that `memory` does; the labels do not depend on it."""
+        folder = self.folder
+        side_by_side = folder.parallel > 1 and not folder.options.compiled
+        n_windows = min(n_threads, folder.parallel) if side_by_side else 1
+        n_inside = 1 if side_by_side else n_threads
         if memory is None:
-            return 1
-        for strips in range(1, MOST_STRIPS + 1):
-            if self.folder.estimate_memory(shape, spacing, strips) <= memory:
-                return strips
+            return _Effort(1, n_windows, n_inside)
+        ways = [(1, n_windows), *((strips, 1) for strips in range(1, MOST_STRIPS + 1))]
+        for strips, windows in ways:
+            if folder.estimate_memory(shape, spacing, strips, windows) <= memory:
+                return _Effort(strips, windows, n_inside)
         needed = self.folder.least_memory(shape, spacing)
         raise OutOfMemory(
             f"the model <{self.folder.name}> needs {needed / 1e9:.1f} GB for this image, got "
@@ -157,21 +169,23 @@ class NnunetModel:
         out: npt.NDArray[Any],
         doubt: Doubt,
         probabilities: TakeProbabilities | None,
-        strips: int,
+        effort: _Effort,
     ) -> None:
         """Labels (z, y, x) of (c, z, y, x), written into `out`."""
         previous = None
         if self.previous is not None:
             previous = np.zeros(out.shape, np.int16)
             before = self.previous
-            before._label(data.copy(), spacing, previous, Doubt(before.rule), None, strips)
+            before._label(data.copy(), spacing, previous, Doubt(before.rule), None, effort)
         prepared = prepare(
             data, spacing, self.manager, self.configuration, self.folder.dataset, previous
         )
         del data, previous
         written = out.transpose(self.manager.transpose_forward)
-        work = _Work(self, prepared, written, probabilities)
-        _step_down(lambda results, n: work.run(results, n, doubt), self.device, strips)
+        work = _Work(
+            self, prepared, written, probabilities, min(effort.windows, self.folder.parallel)
+        )
+        _step_down(lambda results, n: work.run(results, n, doubt), self.device, effort.strips)
 
     def _turned(
         self, take: TakeProbabilities, shape: Sequence[int], affine: Affine
@@ -188,6 +202,18 @@ class NnunetModel:
 
 
 @dataclass(frozen=True)
+class _Effort:
+    """How the work on one image is cut."""
+
+    strips: int
+    """Parts of the model's grid, one after the other."""
+    windows: int
+    """Windows at a time, on a thread each."""
+    n_threads: int
+    """Of PyTorch within a window."""
+
+
+@dataclass(frozen=True)
 class _Work:
     """One image on the model's grid, and where its labels go."""
 
@@ -195,6 +221,8 @@ class _Work:
     prepared: Prepared
     out: npt.NDArray[Any]
     probabilities: TakeProbabilities | None
+    parallel: int = 1
+    """Windows at a time, on the CPU."""
 
     def run(self, results: torch.device, strips: int, doubt: Doubt) -> None:
         """Label the image, with scores held on `results`."""
@@ -248,6 +276,7 @@ class _Work:
             device=model.device,
             results=results,
             rows=rows,
+            parallel=self.parallel if model.device.type == "cpu" else 1,
         )
 
     def _values(self) -> tuple[int, ...]:
@@ -312,6 +341,13 @@ class _Fetch:
         source, target = (slice(None), *inner), (slice(None), *into)
         result[target] = torch.from_numpy(np.ascontiguousarray(data[source], dtype=np.float32))
         return result
+
+
+def _number(labels: npt.NDArray[Any], values: Sequence[int]) -> None:
+    """Give each class (I, J, K) its number in results, in place."""
+    numbers = np.asarray(values, labels.dtype)
+    for plane in labels:
+        plane[...] = numbers[plane]
 
 
 def _step_down(run: Callable[[torch.device, int], None], device: torch.device, strips: int) -> None:

@@ -12,9 +12,11 @@ Source: nnunetv2, ``inference/predict_from_raw_data.py``.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +24,9 @@ import torch
 from radloom.errors import StageFailed
 
 __all__ = ["Predict", "Windows", "finished_planes", "mirrored", "plan_windows"]
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
 """(b, c, X, Y, Z) windows -> (b, classes, X, Y, Z) scores."""
@@ -103,6 +108,7 @@ def finished_planes(
     results: torch.device,
     rows: slice | None = None,
     batch: int = 1,
+    parallel: int = 1,
 ) -> Iterator[torch.Tensor]:
     """(classes, x, rows, Z) The scores of the next finished planes, float16, padding left out.
 
@@ -117,6 +123,7 @@ def finished_planes(
         results: where scores are held.
         rows: the part of the second axis that is wanted; None: all of it.
         batch: windows at a time.
+        parallel: how many threads take a batch each; the scores do not depend on it.
 
     Raises:
         StageFailed: a score is beyond what float16 holds.
@@ -129,19 +136,44 @@ def finished_planes(
     known = [_Repeated(network) for network in networks]
     first = windows.starts[0]
     inner = [slice(p[0], p[0] + n) for p, n in zip(windows.padding, windows.shape, strict=True)]
-    for begin, after in zip(first, [*first[1:], windows.padded[0]], strict=True):
-        for some in _batches(_row(windows, begin, band), batch):
+
+    def scores_of(asked: tuple[list[tuple[slice, ...]], int]) -> torch.Tensor:
+        some, fold = asked
+        with torch.inference_mode():  # which each thread has its own of
             inputs = torch.stack([fetch(place) for place in some]).to(device)
-            for fold, network in enumerate(known):
-                for place, scores in zip(some, network(inputs), strict=True):
-                    state.add(fold, place, scores.to(results), weight)
-            for place in some:
-                state.count(place, weight)
+            return known[fold](inputs)
+
+    for begin, after in zip(first, [*first[1:], windows.padded[0]], strict=True):
+        places = _batches(_row(windows, begin, band), batch)
+        asked = [(some, fold) for some in places for fold in range(len(known))]
+        for (some, fold), scores in zip(asked, _in_order(scores_of, asked, parallel), strict=True):
+            for place, one in zip(some, scores, strict=True):
+                state.add(fold, place, one.to(results), weight)
+                if fold == 0:
+                    state.count(place, weight)
         done = state.take(after - begin)
         keep = slice(max(inner[0].start - begin, 0), max(inner[0].stop - begin, 0))
         if done[:, keep].shape[1]:
             yield done[:, keep, :, inner[2]]
         state.forget(after - begin)
+
+
+def _in_order(work: Callable[[_T], _R], items: Sequence[_T], parallel: int) -> Iterator[_R]:
+    """What `work` makes of each item, in order; at most `parallel` are begun or wait to be taken.
+
+    Each thread computes alone, so that no sum depends on how many there are.
+    """
+    if parallel == 1:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[_R]] = deque()
+    with ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for item in items:
+            if len(waiting) == parallel:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(work, item))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _row(windows: Windows, begin: int, band: slice) -> list[tuple[slice, ...]]:
@@ -230,17 +262,19 @@ class _Repeated:
     """
 
     network: Predict
-    known: tuple[float, ...] = ()
-    scores: torch.Tensor | None = field(default=None, repr=False)
+    known: dict[tuple[float, ...], torch.Tensor] = field(default_factory=dict, repr=False)
+    """The last values and their scores; replaced as a whole, for several threads look at it."""
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         values = [_only_values(window) for window in windows]
         if any(value is None for value in values) or len(set(values)) > 1:
             return self.network(windows)
         key = values[0] or ()
-        if self.scores is None or key != self.known:
-            self.known, self.scores = key, self.network(windows[:1])
-        return self.scores.expand(len(windows), *self.scores.shape[1:])
+        scores = self.known.get(key)
+        if scores is None:
+            scores = self.network(windows[:1])
+            self.known = {key: scores}
+        return scores.expand(len(windows), *scores.shape[1:])
 
 
 def _only_values(window: torch.Tensor) -> tuple[float, ...] | None:

@@ -26,6 +26,7 @@ import torch
 from radloom.errors import ConfigError, MissingWeights
 from radloom.models.bundles import find_bundle
 from radloom.models.checkpoints import load_checkpoint
+from radloom.models.segmentation.loading import network_of_plans
 
 __all__ = ["BUNDLE", "main", "network_of_plans", "write_nnunet_folder"]
 
@@ -76,23 +77,6 @@ def write_nnunet_folder(weights: Path, dest: Path, plans_folder: Path) -> Path:
     torch.save(checkpoint, fresh)
     fresh.replace(fold / "checkpoint_final.pth")
     return folder
-
-
-def network_of_plans(plans: dict[str, Any], dataset: dict[str, Any]) -> torch.nn.Module:
-    """The network of the plans' one configuration, with first weights, as nnU-Net builds it."""
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-
-    (configuration,) = plans["configurations"].values()
-    how = configuration["architecture"]
-    network: torch.nn.Module = get_network_from_plans(
-        how["network_class_name"],
-        how["arch_kwargs"],
-        how["_kw_requires_import"],
-        len(dataset["channel_names"]),
-        len(dataset["labels"]),
-        deep_supervision=False,
-    )
-    return network
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,7 +14,13 @@ import torch
 from radloom.errors import InputError, MissingWeights, NotTrusted
 from radloom.models.segmentation import Prediction
 from radloom.pipelines import segment as room
-from radloom.pipelines.segment import SegmentStage, model_name, segment, volumes_table
+from radloom.pipelines.segment import (
+    SegmentStage,
+    find_mask,
+    model_name,
+    segment,
+    volumes_table,
+)
 from radloom.pipelines.stage import Context
 from radloom.pipelines.study import Output, Study, StudyRecord
 from radloom.shapes import affine_of, array_of, make_label, make_volume
@@ -133,6 +139,28 @@ def test_a_nameless_channel_takes_the_fixed_volume(recorder) -> None:
     assert run(SegmentStage(Path("m")), on).outputs[0].role == "t1"
 
 
+def test_a_channel_of_any_mr_takes_the_fixed_one_and_no_ct(recorder) -> None:
+    recorder("MR")
+    on = study(output("ct", 0), output("t2", 1), output("t1", 2))
+    assert run(SegmentStage(Path("m")), on).outputs[0].role == "t2"
+    result = run(SegmentStage(Path("m")), study(output("ct", 0)))
+    assert result.status == "skipped"
+    assert result.reason.startswith("the model takes t1 or t1ce or t2 or flair or pd; the study")
+
+
+def test_masks_come_from_labels_of_our_own_model_only() -> None:
+    label = make_label(np.array([[[0, 2, 17]], [[511, 515, 506]]]), AFFINE, series_uid="1.2")
+    other = Output("label", "t1", "dataset7test", label)
+    on = study(output("t1", 0))
+    assert find_mask(on.with_outputs("segment", (other,)), "head") is None
+    on = on.with_outputs("segment", (other, Output("label", "t1", "brainmrsegmentation", label)))
+    masks = {name: array_of(find_mask(on, name)).ravel().tolist() for name in ("head", "skin")}
+    assert masks == {"head": [0, 1, 1, 1, 1, 1], "skin": [0, 0, 0, 1, 0, 0]}
+    inside = find_mask(on, "intracranial")
+    np.testing.assert_array_equal(affine_of(inside), affine_of(label))
+    assert (int(inside.sum()), inside.meta["series_uid"]) == (2, "1.2")
+
+
 def test_several_channels_take_registered_volumes(recorder) -> None:
     model = recorder("T1", "FLAIR")
     moved = output("flair", 2, "registered", "t1")
@@ -145,7 +173,9 @@ def test_several_channels_take_registered_volumes(recorder) -> None:
         "ingested_t1.nii.gz": "hash ingested t1",
         "registered_flair.nii.gz": "hash registered flair",
     }
-    assert (stage.estimate_memory(on), stage.least_memory(on)) == (24 * 20 * 18 * 3, 7)
+    n_voxels = 24 * 20 * 18
+    read_back = 2 * 4 * n_voxels
+    assert (stage.estimate_memory(on), stage.least_memory(on)) == (3 * n_voxels, read_back + 7)
 
 
 @pytest.mark.parametrize(

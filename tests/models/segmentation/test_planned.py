@@ -1,0 +1,204 @@
+"""A bundle with nnU-Net's plans: one way for the stage, the bundle's own config and nnU-Net."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from radloom.errors import ConfigError, MissingWeights, OutOfMemory
+from radloom.models.bundles import find_bundle
+from radloom.models.segmentation import find_model
+from radloom.models.segmentation.classes import CLASSES, mask_of
+from radloom.models.segmentation.loading import network_of_plans
+from radloom.models.segmentation.nnunet import NnunetOptions
+from radloom.models.segmentation.planned import PlannedBundle, find_planned, is_planned
+from radloom.models.training.ema import export_weights
+from radloom.models.training.nnunet_folder import write_nnunet_folder
+from radloom.shapes import affine_of, array_of, make_volume
+from radloom.transforms.nifti import write_nifti
+
+CPU = torch.device("cpu")
+OWN = find_bundle("brain_mr_segmentation")
+NAME = "brain_mr_segmentation"
+VALUES = np.array([item.label for item in CLASSES])
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def copy_of_ours(root: Path) -> Path:
+    return Path(shutil.copytree(OWN, root / NAME, ignore=shutil.ignore_patterns("*.pt")))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """Our bundle with a small network and patch, weights drawn so that every class comes up."""
+    folder = copy_of_ours(tmp_path_factory.mktemp("planned"))
+    plans = read(folder / "configs" / "plans.json")
+    (one,) = plans["configurations"].values()
+    one["patch_size"] = [32, 32, 48]
+    one["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 4, 8, 8, 8]
+    (folder / "configs" / "plans.json").write_text(json.dumps(plans))
+    write_weights(folder)
+    return folder
+
+
+def write_weights(folder: Path, gain: float = 8.0) -> None:
+    """Weights by chance, balanced, the scores far apart so that float16 leaves few ties."""
+    plans, dataset = (read(folder / "configs" / f"{name}.json") for name in ("plans", "dataset"))
+    (one,) = plans["configurations"].values()
+    torch.manual_seed(0)
+    network = network_of_plans(plans, dataset).eval()
+    last = network.decoder.seg_layers[-1]
+    with torch.no_grad():
+        last.weight *= gain
+        last.bias.zero_()
+        scores = network(torch.randn(1, 1, *one["patch_size"]))
+        last.bias -= scores.mean(dim=(0, 2, 3, 4))
+    (folder / "models").mkdir(exist_ok=True)
+    export_weights(network, folder / "models" / "model.pt")
+
+
+def head(shape=(61, 70, 58), affine=None):
+    generator = np.random.default_rng(0)
+    values = generator.normal(0, 1, shape).astype(np.float32)
+    values[8:40, 10:50, 12:45] += 3
+    affine = np.diag([-1.0, 1.2, 1.1, 1.0]) if affine is None else affine
+    return make_volume(values, affine, modality="MR", units="arbitrary", series_uid="1.2")
+
+
+def test_our_bundle_is_found_as_one_with_plans() -> None:
+    folder = find_model(OWN)
+    assert is_planned(OWN)
+    assert isinstance(folder, PlannedBundle)
+    assert folder.name == NAME
+    assert folder.channel_names == ("MR",)
+    assert folder.values == tuple(VALUES)
+    assert folder.label_names == {item.label: item.name for item in CLASSES[1:]}
+    assert folder.class_names == tuple(item.name for item in CLASSES)
+    assert not is_planned(find_bundle("head_mr_denoising"))
+
+
+def has_weights() -> bool:
+    return (OWN / "models" / "model.pt").is_file()
+
+
+def test_labels_are_nnunets_own_by_their_numbers_in_results(small, tmp_path) -> None:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    volume = head()
+    found = find_model(small).load(device=CPU).predict([volume])
+    folder = write_nnunet_folder(small / "models" / "model.pt", tmp_path, small / "configs")
+    write_nifti(volume, tmp_path / "case_0000.nii.gz")
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor = nnUNetPredictor(device=CPU, allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(folder), ("all",))
+        predictor.predict_from_files_sequential(
+            [[str(tmp_path / "case_0000.nii.gz")]], [str(tmp_path / "theirs")]
+        )
+    theirs = VALUES[np.asarray(nib.load(tmp_path / "theirs.nii.gz").dataobj)]
+    ours = array_of(found.label)[0]
+    assert (ours == theirs).mean() > 0.9999
+    assert len(np.unique(ours)) > 20
+    assert ours.dtype == np.uint16
+    assert set(found.doubt) <= set(VALUES[1:])
+    assert found.label.meta["series_uid"] == "1.2"
+    np.testing.assert_array_equal(affine_of(found.label), affine_of(volume))
+
+
+@pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning:monai.bundle")
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
+def test_the_bundle_alone_writes_the_same_labels(small, tmp_path) -> None:
+    from monai.bundle import run
+
+    oblique = np.array([[-1.3, 0.1, 0, 9], [0.1, 0.2, 1.9, -4], [0, -1.4, 0.2, 1], [0, 0, 0, 1.0]])
+    volume = head((50, 40, 31), oblique)
+    write_nifti(volume, tmp_path / "mr.nii.gz")
+    run(
+        config_file=str(small / "configs" / "inference.yaml"),
+        bundle_root=str(small),
+        image=str(tmp_path / "mr.nii.gz"),
+        output_dir=str(tmp_path),
+        device="$torch.device('cpu')",
+        **{"network_def#features_per_stage": [4, 4, 8, 8, 8]},
+    )
+    written = nib.load(tmp_path / "mr_dseg.nii.gz")
+    ours = find_model(small).load(device=CPU).segment([volume])
+    np.testing.assert_array_equal(np.asarray(written.dataobj), array_of(ours)[0])
+    np.testing.assert_allclose(written.affine, affine_of(volume), atol=1e-5)
+    assert written.get_data_dtype() == np.uint16
+
+
+def test_labels_are_as_fine_as_the_image(small) -> None:
+    """Along an axis of 1 mm, the 2 mm of the network leave no pairs of equal planes."""
+    labels = array_of(find_model(small).load(device=CPU).segment([head(affine=np.eye(4))]))[0]
+    steps = (labels[1:] != labels[:-1]).mean(axis=(1, 2))
+    even, odd = steps[::2].mean(), steps[1::2].mean()
+    assert 0.5 < even / odd < 2
+
+
+def test_neither_threads_nor_memory_nor_a_second_time_change_labels(small) -> None:
+    volume, folder = head(), find_model(small)
+    assert folder.parallel > 1
+    model = folder.load(device=CPU)
+    least = folder.least_memory(volume.shape[1:], (1.0, 1.2, 1.1))
+    whole = model.predict([volume])
+    for n_threads, memory in ((1, None), (2, None), (3, None), (3, least)):
+        found = model.predict([volume], n_threads=n_threads, memory=memory)
+        np.testing.assert_array_equal(array_of(found.label), array_of(whole.label))
+        assert found.doubt == pytest.approx(whole.doubt)
+    with pytest.raises(OutOfMemory, match="brain_mr_segmentation"):
+        model.predict([volume], memory=least - 1)
+
+
+def test_the_hash_sees_weights_configs_and_options(small, tmp_path) -> None:
+    copy = Path(shutil.copytree(small, tmp_path / NAME))
+    first = find_planned(small).sha256()
+    assert find_planned(copy).sha256() == first
+    assert find_planned(small, NnunetOptions(step_size=0.75)).sha256() != first
+    write_weights(copy, gain=2.0)
+    assert find_planned(copy).sha256() != first
+
+
+def test_what_does_not_fit_is_refused(small, tmp_path) -> None:
+    copy = copy_of_ours(tmp_path)
+    with pytest.raises(MissingWeights, match=r"models/model\.pt is absent"):
+        find_planned(copy).load(device=CPU)
+    (copy / "models").mkdir()
+    shutil.copyfile(small / "models" / "model.pt", copy / "models" / "model.pt")
+    with pytest.raises(ConfigError, match=r"does not fit the network of plans\.json"):
+        find_planned(copy).load(device=CPU)
+    metadata = read(copy / "configs" / "metadata.json")
+    metadata["network_data_format"]["outputs"]["pred"]["label_values"][3] = 2
+    (copy / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ConfigError, match="a number for each of the 37 classes, got 36"):
+        _ = find_planned(copy).label_names
+    plans = read(copy / "configs" / "plans.json")
+    (copy / "configs" / "plans.json").write_text(json.dumps({**plans, "configurations": {}}))
+    with pytest.raises(ConfigError, match="expected one configuration, got none"):
+        find_planned(copy)
+    with pytest.raises(ConfigError, match=r"expected a bundle with configs/plans\.json"):
+        find_planned(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_weights(), reason="the bundle has no weights here")
+def test_the_weights_here_label_a_head_of_one_millimetre() -> None:
+    """A phantom of the generator; fractions of a head that any usable network finds."""
+    from radloom.transforms.synthesis.phantom import make_head, render_mr
+
+    made = make_head(torch.Generator().manual_seed(1), spacing_mm=1.0)
+    picture = render_mr(made, "t1", generator=torch.Generator().manual_seed(2))
+    labels = array_of(find_model(OWN).load(device=CPU).segment([picture], n_threads=2))[0]
+    true = array_of(made.labels)[0]
+    inside = mask_of(labels, "intracranial"), (true > 0) & (true < 500)
+    assert 2 * (inside[0] & inside[1]).sum() / (inside[0].sum() + inside[1].sum()) > 0.85
