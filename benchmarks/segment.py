@@ -1,4 +1,4 @@
-"""Any nnU-Net model: the labels of nnU-Net, its time and its memory.
+"""Any nnU-Net model: the labels of nnU-Net, its time and its memory; how good our own labels are.
 
 ``same``: labels of both programs on the same folder and images, share of equal voxels and smallest
 Dice. ``cost``: wall time and peak memory of the whole process (and those it starts), for one
@@ -12,6 +12,10 @@ is mirrored, on both sides.
     python benchmarks/segment.py same cost --case head --work FOLDER
     python benchmarks/segment.py cost --case ct --work FOLDER
     python benchmarks/segment.py cost --case head --studies 20 --work FOLDER
+
+``quality``: Dice of our own bundle on rendered and on real heads, see `segment_quality`::
+
+    python benchmarks/segment.py quality --data ../shared/data --work FOLDER [--fast]
 """
 
 from __future__ import annotations
@@ -66,12 +70,25 @@ CASES = {
 def main() -> int:
     """Run the parts asked for and print their rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="+", choices=("same", "cost"))
+    parser.add_argument("parts", nargs="+", choices=("same", "cost", "quality"))
     parser.add_argument("--case", choices=CASES, default="tiny")
     parser.add_argument("--studies", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, required=True)
+    own = parser.add_argument_group("quality")
+    own.add_argument("--data", type=Path, default=Path("../shared/data"))
+    own.add_argument("--heads", type=Path, help="label maps or packed heads; else of --data")
+    own.add_argument("--n-heads", type=int, default=4)
+    own.add_argument("--cases", nargs="+", default=[], help="t1, t2, flair, pd, ...; else all")
+    own.add_argument("--quality-parts", nargs="+", default=[], help="rendered, labelled, patients")
+    own.add_argument("--patients", type=int, default=6)
+    own.add_argument("--model", type=Path, help="another folder with our classes")
+    own.add_argument("--fast", action="store_true")
     args = parser.parse_args()
+    if "quality" in args.parts:
+        run_quality(args)
+    if args.parts == ["quality"]:
+        return 0
     work = args.work / args.case
     case = CASES[args.case]
     folder = make_model(work / "model" / NAME, case)
@@ -82,6 +99,27 @@ def main() -> int:
     if "same" in args.parts:
         report_same(work, images)
     return 0
+
+
+def run_quality(args: argparse.Namespace) -> None:
+    """Dice of our own bundle, or of `--model`."""
+    from segment_quality import CASES as EVERY
+    from segment_quality import PARTS, Settings, quality
+
+    quality(
+        Settings(
+            heads=args.heads or args.data / "anatomy" / "validation",
+            data=args.data,
+            work=args.work,
+            model=args.model,
+            n_heads=args.n_heads,
+            cases=tuple(args.cases) or EVERY,
+            parts=tuple(args.quality_parts) or PARTS,
+            patients=args.patients,
+            fast=args.fast,
+            threads=args.threads,
+        )
+    )
 
 
 def run(name: str, folder: Path, images: Path, work: Path, threads: int) -> tuple[float, int]:

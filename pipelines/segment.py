@@ -34,6 +34,7 @@ from radloom.models.segmentation import (
 )
 from radloom.models.segmentation.classes import mask_of
 from radloom.models.segmentation.expected import expected_ml
+from radloom.models.segmentation.nnunet import FAST_STEP
 from radloom.pipelines.stage import Check, Context, StageResult
 from radloom.pipelines.study import Output, Study, Table
 from radloom.shapes import (
@@ -47,7 +48,16 @@ from radloom.shapes import (
     spatial_shape,
 )
 
-__all__ = ["SegmentStage", "find_mask", "model_name", "predict", "segment", "volumes_table"]
+__all__ = [
+    "SegmentStage",
+    "checks_of",
+    "class_names",
+    "find_mask",
+    "model_name",
+    "predict",
+    "segment",
+    "volumes_table",
+]
 
 DEFAULT_BUNDLE = "brain_mr_segmentation"
 
@@ -143,6 +153,17 @@ def predict(
         torch.cuda.empty_cache()
         prediction = asked(_loaded(*key, "cpu", trust))
     return prediction, dict(found.label_names)
+
+
+def class_names(model: Path | None = None) -> tuple[str, ...]:
+    """What each channel of a model's probabilities stands for; None: Radloom's own model.
+
+    Raises:
+        MissingWeights: no model was named, and this release does not hold Radloom's own.
+        ConfigError: the folder holds no model.
+        InputError: the model gives labels only.
+    """
+    return _find(model, DEFAULT_BUNDLE, NnunetOptions())[1].class_names
 
 
 def _predict(volumes: Sequence[Volume], model: SegmentationModel, **kwargs: Any) -> Prediction:
@@ -305,13 +326,8 @@ class SegmentStage:
             ),
             Output(kind="table", role=role, name="volumes", source=table),
         )
-        checks = (
-            *_checks(role, label, table, names),
-            *_doubt_checks(role, found.doubt, names, own=self.model is None),
-            *(_size_checks(role, table) if self.model is None else ()),
-            *((_absent_check(role, absent),) if absent else ()),
-        )
-        return StageResult(outputs, checks)
+        checks = checks_of(role, found, table, names, own=self.model is None)
+        return StageResult(outputs, checks + ((_absent_check(role, absent),) if absent else ()))
 
     def _options(self) -> NnunetOptions:
         return NnunetOptions(folds=self.folds, mirroring=self.mirroring)
@@ -425,6 +441,17 @@ def _on_grid_of(study: Study, role: str, fixed: str, model: str) -> Output:
     return own
 
 
+def checks_of(
+    role: str, found: Prediction, table: Table, names: Mapping[int, str], *, own: bool
+) -> tuple[Check, ...]:
+    """What a result says of itself; of Radloom's `own` model doubt and volumes have a range."""
+    return (
+        *_checks(role, found.label, table, names),
+        *_doubt_checks(role, found.doubt, names, own=own),
+        *(_size_checks(role, table) if own else ()),
+    )
+
+
 def _checks(
     role: str, label: LabelVolume, table: Sequence[Mapping[str, Any]], names: Mapping[int, str]
 ) -> tuple[Check, ...]:
@@ -496,7 +523,7 @@ def _absent_check(role: str, absent: Sequence[str]) -> Check:
 def _options(options: NnunetOptions, device: torch.device, *, fast: bool) -> NnunetOptions:
     if not (fast and device.type == "cpu"):
         return options
-    return replace(options, mirroring=False, step_size=max(options.step_size, 0.75))
+    return replace(options, mirroring=False, step_size=max(options.step_size, FAST_STEP))
 
 
 def _find(model: Path | None, bundle: str, options: NnunetOptions) -> tuple[Path, ModelFolder]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -16,6 +18,7 @@ from radloom.shapes import Volume, affine_of, array_of, make_label, spatial_shap
 
 if TYPE_CHECKING:
     from radloom.models.denoising.methods import Method
+    from radloom.models.segmentation import TakeProbabilities
     from radloom.pipelines.stage import Check
     from radloom.shapes import LabelVolume
 
@@ -224,25 +227,75 @@ def segment_file(
     fast: bool,
     device: str,
     n_threads: int,
-) -> Path:
-    """Writes the labels of `image`, on its own grid, to `out`; where their volumes stand in mL."""
+    probabilities: Path | None = None,
+    compiled: bool = False,
+) -> tuple[Path, list[Check]]:
+    """Writes the labels of `image`, on its own grid, to `out`.
+
+    Args:
+        image: to label.
+        out: of the labels.
+        model: a folder; None: Radloom's own.
+        trust: whether the user trusts code in it.
+        fast: windows that overlap less, no mirroring.
+        device: auto, cpu, cuda, ...
+        n_threads: of the CPU.
+        probabilities: folder in Zarr's format that takes those of all classes, float16.
+        compiled: whether PyTorch compiles the network first.
+
+    Returns:
+        where the volumes stand in mL; the checks that ask somebody to look.
+    """
+    from radloom.models.segmentation.nnunet import NnunetOptions
     from radloom.pipelines.export.tsv import to_tsv
     from radloom.pipelines.ingest import read_image
-    from radloom.pipelines.segment import segment, volumes_table
+    from radloom.pipelines.segment import checks_of, predict, volumes_table
 
     require_writable(out)
-    label, names = segment(
-        read_image(image),
-        model,
-        device=torch.device(choose_device(device)),
-        n_threads=n_threads,
-        trust=trust,
-        fast=fast,
-    )
-    write_image(label, out)
+    volume = read_image(image)
+    with _probabilities_in(probabilities, model, volume) as take:
+        found, names = predict(
+            volume,
+            model,
+            options=NnunetOptions(compiled=compiled),
+            device=torch.device(choose_device(device)),
+            n_threads=n_threads,
+            trust=trust,
+            fast=fast,
+            probabilities=take,
+        )
+    write_image(found.label, out)
     table = out.with_name(out.name.removesuffix(".gz").rsplit(".", 1)[0] + ".tsv")
-    write_file(table, to_tsv(volumes_table(label, names)))
-    return table
+    rows = volumes_table(found.label, names, found.doubt)
+    write_file(table, to_tsv(rows))
+    checks = checks_of("image", found, rows, names, own=model is None)
+    return table, [check for check in checks if check.flagged]
+
+
+@contextmanager
+def _probabilities_in(
+    path: Path | None, model: Path | None, volume: Volume
+) -> Iterator[TakeProbabilities | None]:
+    """What takes probabilities into a folder, which lies at `path` once all are there."""
+    if path is None:
+        yield None
+        return
+    from radloom.pipelines.export.zarr import ZarrFolder
+    from radloom.pipelines.segment import class_names
+
+    if path.exists() or not path.resolve().parent.is_dir():
+        raise ConfigError(f"expected a new folder for probabilities, got <{path.name}>")
+    names = class_names(model)
+    with tempfile.TemporaryDirectory(dir=path.resolve().parent) as folder:
+        store = ZarrFolder(
+            Path(folder) / path.name,
+            (len(names), *spatial_shape(volume)),
+            background=names[0] == "background",
+            attributes={"classes": list(names), "affine_ras_mm": affine_of(volume).tolist()},
+        )
+        yield store.write
+        store.close()
+        store.path.rename(path)
 
 
 def require_writable(path: Path) -> None:

@@ -67,6 +67,15 @@ class ModelFolder(Protocol):
         """Value -> structure, background left out."""
         ...
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What each channel of the probabilities stands for, in order.
+
+        Raises:
+            InputError: the model gives labels only.
+        """
+        ...
+
     def sha256(self) -> str:
         """A hash of all that decides the model's results."""
         ...

@@ -30,6 +30,8 @@ from radloom.models.segmentation.result import Prediction
 from radloom.models.threads import torch_settings
 from radloom.shapes import LabelVolume, Volume, affine_of, array_of, make_label
 
+_LABELS_ONLY = "the bundle {} gives labels only; probabilities come from nnU-Net models"
+
 __all__ = ["BundleFolder", "BundleModel", "find_bundle_folder", "labels_of"]
 
 
@@ -63,6 +65,15 @@ class BundleFolder:
     def output_names(self) -> tuple[str, ...]:
         """What each channel of ``pred`` stands for, in order; empty where the metadata say not."""
         return _in_order(self._format("outputs", "pred").get("channel_def", {}))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """A bundle's own postprocessing leaves no probabilities.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(_LABELS_ONLY.format(self.name))
 
     def sha256(self) -> str:
         """A hash of all that decides the model's results.
@@ -129,10 +140,7 @@ class BundleModel:
             InputError: probabilities were asked for.
         """
         if probabilities is not None:
-            raise InputError(
-                f"the bundle {self.folder.name} gives labels only; probabilities come from "
-                "nnU-Net models"
-            )
+            raise InputError(_LABELS_ONLY.format(self.folder.name))
         return Prediction(self.segment(volumes, n_threads=n_threads), {})
 
     def segment(self, volumes: Sequence[Volume], *, n_threads: int = 1) -> LabelVolume:

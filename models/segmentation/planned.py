@@ -23,14 +23,11 @@ import torch
 
 from radloom.errors import ConfigError
 from radloom.models.bundles import bundle_sha256, is_bundle, weights_path
-from radloom.models.segmentation.nnunet import NnunetFolder, NnunetOptions
+from radloom.models.segmentation.nnunet import FAST_STEP, NnunetFolder, NnunetOptions
 from radloom.models.segmentation.postprocessing import Postprocessing, read_postprocessing
 from radloom.models.segmentation.prediction import NnunetModel
 
 __all__ = ["PlannedBundle", "Segmented", "find_planned", "is_planned"]
-
-FAST_STEP = 0.75
-"""Of the sliding window where time counts: windows overlap by a quarter, not by a half."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -237,8 +237,27 @@ def segment(
     *,
     model: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="An nnU-Net v2 model folder or a MONAI bundle."),
+        typer.Option(
+            metavar="FOLDER",
+            help="An nnU-Net v2 model folder or a MONAI bundle; by default Radloom's own of the "
+            "head.",
+        ),
     ] = None,
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A new Zarr folder for the probabilities of all classes; nnU-Net models only.",
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Let PyTorch compile the network first: worth it for many windows; needs a C++ "
+            "compiler on the CPU.",
+        ),
+    ] = False,
     device: Device = "auto",
     fast: Fast = False,
     trust: Trust = False,
@@ -247,8 +266,19 @@ def segment(
     require_there(image, *([model] if model else []))
     from radloom.pipelines.single import segment_file
 
-    table = segment_file(
-        image, out, model=model, trust=trust, fast=fast, device=device, n_threads=threads()
+    table, flagged = segment_file(
+        image,
+        out,
+        model=model,
+        trust=trust,
+        fast=fast,
+        device=device,
+        n_threads=threads(),
+        probabilities=probabilities,
+        compiled=compiled,
     )
-    say(f"wrote {out}")
-    say(f"wrote {table}")
+    for path in (out, table, probabilities):
+        if path is not None:
+            say(f"wrote {path}")
+    for check in flagged:
+        complain(f"look: {check.name} is {check.value:.4g} {check.unit}. {check.meaning}")

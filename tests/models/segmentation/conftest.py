@@ -113,6 +113,25 @@ def other_folders(nnunet_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     }
 
 
+@pytest.fixture(scope="session")
+def residual_folder(nnunet_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A residual encoder as nnU-Net's ResEnc planners plan it, three folds, an ignore label."""
+    root = tmp_path_factory.mktemp("residual")
+    plans, dataset = read(nnunet_folder / "plans.json"), read(nnunet_folder / "dataset.json")
+    dataset["labels"]["ignore"] = 3
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    architecture["network_class_name"] = (
+        "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+    )
+    kwargs = architecture["arch_kwargs"]
+    kwargs["n_blocks_per_stage"] = [1] * len(kwargs.pop("n_conv_per_stage"))
+    kwargs["n_conv_per_stage_decoder"] = [1] * len(kwargs["n_conv_per_stage_decoder"])
+    folders = [random_folder(root / str(n), plans, dataset, "3d_fullres", n) for n in range(3)]
+    for fold in (1, 2):
+        shutil.copytree(folders[fold] / "fold_0", folders[0] / f"fold_{fold}")
+    return folders[0]
+
+
 def random_folder(root: Path, plans: dict, dataset: dict, name: str, seed: int) -> Path:
     """A results folder of one fold with weights drawn at random, in nnU-Net's layout."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer

@@ -135,6 +135,7 @@ def test_regions_and_several_channels_equal_nnunets(region_folder, grid_volume, 
     assert set(np.unique(expected)) >= {1, 2}
     assert folder.channel_names == ("T1", "FLAIR")
     assert folder.label_names == {1: "whole without core", 2: "core"}
+    assert folder.class_names == ("whole", "core")
 
 
 @pytest.mark.parametrize("grid", ["oblique", "pir"])
@@ -147,6 +148,18 @@ def test_other_configurations_equal_nnunets(
     expected = nnunet_says(other_folders[name], [volume], tmp_path / "files", folds=(0,))
     assert (array_of(labels)[0] == expected).mean() > 0.9999
     assert len(np.unique(expected)) == 3
+
+
+def test_residual_encoders_of_three_folds_with_an_ignore_label_equal_nnunets(
+    residual_folder, grid_volume, tmp_path
+) -> None:
+    volume, folder = grid_volume("pir"), find_nnunet(residual_folder)
+    labels = folder.load(device=CPU).segment([volume], n_threads=2)
+    expected = nnunet_says(residual_folder, [volume], tmp_path / "files", folds=(0, 1, 2))
+    assert (array_of(labels)[0] == expected).mean() > 0.9999
+    assert set(np.unique(expected)) == {0, 1, 2}
+    assert folder.label_names == {1: "shell", 2: "core"}
+    assert folder.class_names == ("background", "shell", "core")
 
 
 def test_a_cascade_equals_nnunets_two_runs(other_folders, grid_volume, tmp_path) -> None:

@@ -22,6 +22,7 @@ from radloom.models.segmentation.nnunet import NnunetOptions
 from radloom.models.segmentation.planned import PlannedBundle, find_planned, is_planned
 from radloom.models.training.ema import export_weights
 from radloom.models.training.nnunet_folder import write_nnunet_folder
+from radloom.pipelines.single import segment_file
 from radloom.shapes import affine_of, array_of, make_volume
 from radloom.transforms.nifti import write_nifti
 
@@ -188,6 +189,43 @@ def test_what_does_not_fit_is_refused(small, tmp_path) -> None:
         find_planned(copy)
     with pytest.raises(ConfigError, match=r"expected a bundle with configs/plans\.json"):
         find_planned(tmp_path)
+
+
+def test_the_command_writes_labels_volumes_and_probabilities(small, tmp_path) -> None:
+    volume = head((44, 36, 30))
+    write_nifti(volume, tmp_path / "mr.nii.gz")
+    store = tmp_path / "p.zarr"
+    given = {"model": small, "trust": False, "fast": True, "device": "cpu", "n_threads": 1}
+    table, flagged = segment_file(
+        tmp_path / "mr.nii.gz", tmp_path / "l.nii.gz", probabilities=store, **given
+    )
+    assert [check.name for check in flagged] == ["image_labelled_share"]  # it paints all
+    first, *rows = (line.split("\t") for line in table.read_text().splitlines())
+    assert first == ["label", "structure", "volume_ml", "n_voxels", "entropy"]
+    assert [row[:2] for row in rows] == [[str(c.label), c.name] for c in CLASSES[1:]]
+    labels = np.asarray(nib.load(tmp_path / "l.nii.gz").dataobj)
+    assert sum(int(row[3]) for row in rows) == (labels > 0).sum()
+    assert read(store / ".zarray")["shape"] == [37, 44, 36, 30]
+    assert read(store / ".zattrs")["classes"] == [item.name for item in CLASSES]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "l.nii.gz", "l.tsv", "mr.nii.gz", "p.zarr",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"expected a new folder for probabilities, got <p\.z"):
+        segment_file(tmp_path / "mr.nii.gz", tmp_path / "l.nii.gz", probabilities=store, **given)
+
+
+def test_the_network_is_compiled_where_that_is_asked_for(small, monkeypatch) -> None:
+    compiled = []
+
+    def compile_(network):
+        compiled.append(network)
+        return network
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    find_planned(small).load(device=CPU)
+    assert not compiled
+    find_planned(small, NnunetOptions(compiled=True)).load(device=CPU)
+    assert len(compiled) == 1
 
 
 @pytest.mark.slow
