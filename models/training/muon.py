@@ -20,8 +20,7 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]  # torch is not typed h
     """Muon for the kernels, AdamW for the rest.
 
     The rest: biases, norms, linear layers, and kernels of 1 x 1 x 1 or of one channel, as last and
-    first layers have them. A kernel (N, C, ...) counts as a matrix of N rows. Measured beside AdamW for few steps of a
-    segmenter: `docs/benchmarks.md`.
+    first layers have them. A kernel (N, C, ...) counts as a matrix of N rows.
 
     Sources: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks; Liu et al.
     2025, arXiv:2502.16982 (size of a step, weight decay).

@@ -122,7 +122,7 @@ def test_own_scans_train_with_the_same_command(name, columns, tmp_path) -> None:
         config_file=str(config_of(name)),
         dataset_dir=str(tmp_path),
         output_dir=str(out),
-        max_minutes=1.0,
+        max_minutes=9.0,
         **given,
     )
     _, *steps = curve(out)

@@ -64,7 +64,7 @@ def test_it_learns_a_blur_and_resumes_to_the_same() -> None:
     middle = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
     middle = torch.load(_stored(middle), weights_only=True)
     last = steps(1, 60, network, optimizer)
-    assert last < 0.1 * first
+    assert last < 0.2 * first
     other, again = fresh()
     other.load_state_dict(middle["network"])
     again.load_state_dict(middle["optimizer"])
