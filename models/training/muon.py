@@ -53,7 +53,7 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]  # torch is not typed h
         defaults = {"momentum": momentum, "betas": tuple(betas), "weight_decay": weight_decay}
         super().__init__([group for group in groups if group["params"]], defaults)
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is not typed here
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every tensor that has a gradient; the closure's value, if one is given."""
         value = None
@@ -107,4 +107,4 @@ def _is_kernel(weight: torch.Tensor) -> bool:
     """Whether a tensor is the kernel of a layer between others."""
     if weight.dim() <= 2:
         return False
-    return weight[0, 0].numel() > 1 and weight.shape[1] > 1
+    return bool(weight[0, 0].numel() > 1 and weight.shape[1] > 1)
