@@ -281,4 +281,5 @@ def segment(
         if path is not None:
             say(f"wrote {path}")
     for check in flagged:
-        complain(f"look: {check.name} is {check.value:.4g} {check.unit}. {check.meaning}")
+        value = f"{check.value:.4g} {check.unit}".rstrip()
+        complain(f"look: {check.name} is {value}. {check.meaning}")
