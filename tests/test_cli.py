@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from radloom import __version__, cli
 from radloom.errors import SeriesRefused
+from radloom.models.bundles import find_bundle
 from radloom.pipelines import denoise as denoise_room
 from radloom.pipelines.single import write_image
 from radloom.pipelines.stage import Check
@@ -200,8 +201,11 @@ def test_several_channels_do_not_fit_into_nrrd(tmp_path):
         write_image(volume, tmp_path / "a.nrrd")
 
 
-def test_translate_has_no_weights_and_writes_nothing(tmp_path):
-    code, text = radloom("translate", image(tmp_path / "mr.nii.gz"), tmp_path / "ct.nii.gz")
+def test_translate_without_weights_writes_nothing(tmp_path):
+    own = find_bundle("head_mr_to_ct_translation")
+    model = shutil.copytree(own, tmp_path / own.name, ignore=shutil.ignore_patterns("models"))
+    mr, ct = image(tmp_path / "mr.nii.gz"), tmp_path / "ct.nii.gz"
+    code, text = radloom("translate", mr, ct, "--model", model, "--trust")
     assert code == 1
     assert "head_mr_to_ct_translation" in text
     assert not (tmp_path / "ct.nii.gz").exists()
