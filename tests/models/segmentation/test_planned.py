@@ -93,27 +93,38 @@ def has_weights() -> bool:
     return (OWN / "models" / "model.pt").is_file()
 
 
-def test_labels_are_nnunets_own_by_their_numbers_in_results(small, tmp_path) -> None:
+def nnunet_says(small: Path, volume, work: Path) -> np.ndarray:
+    """Labels (I, J, K) of nnU-Net's own prediction with the exported folder, numbered as ours."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    volume = head()
-    found = find_model(small).load(device=CPU).predict([volume])
-    folder = write_nnunet_folder(small / "models" / "model.pt", tmp_path, small / "configs")
-    write_nifti(volume, tmp_path / "case_0000.nii.gz")
+    folder = write_nnunet_folder(small / "models" / "model.pt", work, small / "configs")
+    write_nifti(volume, work / "case_0000.nii.gz")
     with contextlib.redirect_stdout(io.StringIO()):
         predictor = nnUNetPredictor(device=CPU, allow_tqdm=False)
         predictor.initialize_from_trained_model_folder(str(folder), ("all",))
         predictor.predict_from_files_sequential(
-            [[str(tmp_path / "case_0000.nii.gz")]], [str(tmp_path / "theirs")]
+            [[str(work / "case_0000.nii.gz")]], [str(work / "theirs")]
         )
-    theirs = VALUES[np.asarray(nib.load(tmp_path / "theirs.nii.gz").dataobj)]
+    return VALUES[np.asarray(nib.load(work / "theirs.nii.gz").dataobj)]
+
+
+def test_labels_are_nnunets_own_by_their_numbers_in_results(small, tmp_path) -> None:
+    volume = head()
+    found = find_model(small).load(device=CPU).predict([volume])
     ours = array_of(found.label)[0]
-    assert (ours == theirs).mean() > 0.9999
+    assert (ours == nnunet_says(small, volume, tmp_path)).mean() > 0.9999
     assert len(np.unique(ours)) > 20
     assert ours.dtype == np.uint16
     assert set(found.doubt) <= set(VALUES[1:])
     assert found.label.meta["series_uid"] == "1.2"
     np.testing.assert_array_equal(affine_of(found.label), affine_of(volume))
+
+
+@pytest.mark.slow
+def test_a_head_of_one_millimetre_equals_nnunets(small, tmp_path) -> None:
+    volume = head((160, 192, 160), np.diag([-1.0, -1.0, 1.0, 1.0]))
+    ours = array_of(find_model(small).load(device=CPU).segment([volume], n_threads=2))[0]
+    assert (ours == nnunet_says(small, volume, tmp_path)).mean() > 0.9999
 
 
 @pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning:monai.bundle")
