@@ -11,6 +11,9 @@ nearest neighbour; the 95th percentile of the distance of their surfaces, in mm;
 voxels; how far there and back misses, median in mm over the brain; processor seconds of all
 threads; the peak memory of a process that runs the method on all pairs.
 
+`hybrid` is guided by brain_mr_segmentation where this release holds its weights; `hybrid, images
+alone` never is; with `--weights FILE` there is one more, guided by other weights of that network.
+
 Peers: elastix with its default maps (rigid, affine, B-spline); ConvexAdam (MIND) after our affine
 map, where `--convexadam FOLDER` names the folder that `pip install --no-deps --target FOLDER
 convexAdam` made.
@@ -170,6 +173,27 @@ def ours(pair: Pair, method: str, transform: str) -> Result:
     return Result(found.moving_from_fixed, seconds, found.fixed_from_moving)
 
 
+def hybrid(pair: Pair, weights: Path | None) -> Result:
+    """Hybrid by the images alone, or guided by a segmentation network with other weights."""
+    from radloom.models.registration.deformable import deform, registrar_for
+    from radloom.models.registration.elastix import register
+    from radloom.models.registration.structures import segmenter_from
+
+    cpu = torch.device("cpu")
+    segmenter = segmenter_from(weights, cpu) if weights is not None else None
+    begin = time.process_time()
+    affine = register(pair.fixed, pair.moving, transform="affine")
+    found = deform(
+        pair.fixed,
+        pair.moving,
+        affine,
+        registrar=registrar_for("hybrid", cpu),
+        segmenter=segmenter,
+    )
+    seconds = time.process_time() - begin
+    return Result(found.moving_from_fixed, seconds, found.fixed_from_moving)
+
+
 def convexadam(pair: Pair, folder: Path) -> Result:
     """ConvexAdam's default settings after our affine map; its seconds include that."""
     from radloom.models.registration.elastix import register
@@ -188,7 +212,9 @@ def convexadam(pair: Pair, folder: Path) -> Result:
     return Result(total, time.process_time() - begin)
 
 
-def methods(convexadam_folder: Path | None) -> dict[str, Callable[[Pair], Result]]:
+def methods(
+    convexadam_folder: Path | None, weights: Path | None = None
+) -> dict[str, Callable[[Pair], Result]]:
     """By the name in the table."""
     table: dict[str, Callable[[Pair], Result]] = {
         "none": nothing,
@@ -201,7 +227,10 @@ def methods(convexadam_folder: Path | None) -> dict[str, Callable[[Pair], Result
         "elastix, ours: affine, B-spline": partial(ours, method="elastix", transform="deformable"),
         "voxelmorph": partial(ours, method="voxelmorph", transform="deformable"),
         "hybrid": partial(ours, method="hybrid", transform="deformable"),
+        "hybrid, images alone": partial(hybrid, weights=None),
     }
+    if weights is not None:
+        table["hybrid, weights given"] = partial(hybrid, weights=weights)
     if convexadam_folder is not None:
         table["ConvexAdam after our affine"] = partial(convexadam, folder=convexadam_folder)
     return table
@@ -241,10 +270,16 @@ def surface_distance(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -
     return float(np.percentile(np.concatenate([to[1][edges[0]], to[0][edges[1]]]), 95))
 
 
-def work(name: str, convexadam_folder: Path | None, paths: list[Path], out: Path) -> None:
+def work(
+    name: str,
+    convexadam_folder: Path | None,
+    weights: Path | None,
+    paths: list[Path],
+    out: Path,
+) -> None:
     """One method on all pairs, in a process of its own: one line of JSON a pair."""
     torch.set_num_threads(1)
-    method = methods(convexadam_folder)[name]
+    method = methods(convexadam_folder, weights)[name]
     for path in paths:
         pair = Pair.read(path)
         try:
@@ -291,6 +326,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--methods", nargs="*", default=[], help="parts of names; default: all")
     parser.add_argument("--convexadam", type=Path, help="where ConvexAdam is installed")
+    parser.add_argument("--weights", type=Path, help="of brain_mr_segmentation, to guide hybrid by")
     parser.add_argument("--lines", type=Path, help="also keep one line of JSON a result here")
 
 
@@ -298,7 +334,7 @@ def run(options: argparse.Namespace) -> str:
     folder = options.anatomy or options.data / "anatomy" / "validation"
     names = [
         name
-        for name in methods(options.convexadam)
+        for name in methods(options.convexadam, options.weights)
         if not options.methods or any(part in name for part in options.methods)
     ]
     with tempfile.TemporaryDirectory() as scratch:
@@ -306,7 +342,7 @@ def run(options: argparse.Namespace) -> str:
         out = options.lines or Path(scratch) / "lines.jsonl"
         for name in names:
             child = multiprocessing.get_context("spawn").Process(
-                target=work, args=(name, options.convexadam, paths, out)
+                target=work, args=(name, options.convexadam, options.weights, paths, out)
             )
             child.start()
             child.join()

@@ -15,7 +15,7 @@ from radloom.models.inference import load_weights
 from radloom.models.registration.flow import sampled
 from radloom.models.threads import torch_settings
 
-__all__ = ["BUNDLE", "Segmenter", "Structures", "shipped_segmenter"]
+__all__ = ["BUNDLE", "Segmenter", "Structures", "segmenter_from", "shipped_segmenter"]
 
 BUNDLE = "brain_mr_segmentation"
 
@@ -115,10 +115,19 @@ def _loaded(
     digest: str,  # noqa: ARG001 (keys the cache: other files, another network)
     device: str,
 ) -> Segmenter:
+    return segmenter_from(weights_path(folder), torch.device(device), folder)
+
+
+def segmenter_from(weights: Path, device: torch.device, folder: Path | None = None) -> Segmenter:
+    """The network of the bundle in `folder` (Radloom's own unless given) with weights from a file.
+
+    Raises:
+        MissingWeights: the file is not there.
+    """
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
-    parser.read_config(str(bundle_config(folder)))
+    parser.read_config(str(bundle_config(folder or find_bundle(BUNDLE))))
     network = parser.get_parsed_content("network_def")
-    load_weights(network, str(weights_path(folder)))
-    return Segmenter(network.to(device).eval(), torch.device(device))
+    load_weights(network, str(weights))
+    return Segmenter(network.to(device).eval(), device)
