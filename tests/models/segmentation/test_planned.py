@@ -37,7 +37,7 @@ def read(path: Path) -> dict:
 
 
 def copy_of_ours(root: Path) -> Path:
-    return Path(shutil.copytree(OWN, root / NAME, ignore=shutil.ignore_patterns("*.pt")))
+    return Path(shutil.copytree(OWN, root / NAME, ignore=shutil.ignore_patterns("models")))
 
 
 @pytest.fixture(scope="module")
