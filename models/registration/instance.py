@@ -88,7 +88,7 @@ class Plan:
     """From coarse to fine."""
 
 
-STRUCTURE_WEIGHT = 1.0
+STRUCTURE_WEIGHT = 4.0
 """On voxels of 4 mm, beside descriptors."""
 
 FULL = Plan(1.0, 4, (Level(4, 1, 6, 1.5), Level(2, 2, 8, 0.5)))
@@ -97,7 +97,9 @@ FULL = Plan(1.0, 4, (Level(4, 1, 6, 1.5), Level(2, 2, 8, 0.5)))
 A level of 8 mm before them drew the thin layers of skull, CSF and scalp apart that two contrasts
 show with other neighbours; the search, over the same distances, does not.
 """
-GUIDED = Plan(1.0, 4, (Level(4, 1, 6, 1.5, structure_weight=STRUCTURE_WEIGHT), Level(2, 2, 8, 0.5)))
+GUIDED = Plan(
+    1.0, 4, (Level(4, 1, 10, 0.6, structure_weight=STRUCTURE_WEIGHT), Level(2, 2, 8, 0.5))
+)
 """As `FULL`, where structures are known: they lead where the way is long.
 
 On voxels of 2 mm their borders are the network's, less exact than those of the images, and what was
@@ -105,7 +107,7 @@ won before is lost.
 """
 FAST = Plan(2.0, 2, (Level(2, 1, 6, 1.5),))
 """Compares voxels of 4 mm, knots as far apart."""
-GUIDED_FAST = Plan(2.0, 2, (Level(2, 1, 6, 1.5, structure_weight=STRUCTURE_WEIGHT),))
+GUIDED_FAST = Plan(2.0, 2, (Level(2, 1, 10, 0.6, structure_weight=STRUCTURE_WEIGHT),))
 """As `FAST`, where structures are known."""
 
 LONGEST_STEP = 1.0
