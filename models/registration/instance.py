@@ -21,8 +21,6 @@ from radloom.models.registration.structures import Structures
 __all__ = [
     "FAST",
     "FULL",
-    "GUIDED",
-    "GUIDED_FAST",
     "Level",
     "Plan",
     "Velocity",
@@ -86,29 +84,32 @@ class Plan:
     """Voxels of the working grid along an edge of those that the first search compares."""
     levels: tuple[Level, ...]
     """From coarse to fine."""
+    guided: tuple[Level, ...]
+    """The same, where a segmentation network has seen structures in both heads."""
 
 
 STRUCTURE_WEIGHT = 4.0
 """On voxels of 4 mm, beside descriptors."""
 
-FULL = Plan(1.0, 4, (Level(4, 1, 6, 1.5), Level(2, 2, 8, 0.5)))
+FULL = Plan(
+    1.0,
+    4,
+    levels=(Level(4, 1, 6, 1.5), Level(2, 2, 8, 0.5)),
+    guided=(Level(4, 1, 10, 0.6, structure_weight=STRUCTURE_WEIGHT), Level(2, 2, 8, 0.5)),
+)
 """Compares voxels of 4 mm, then of 2 mm; knots of the velocity 4 mm apart.
 
 A level of 8 mm before them drew the thin layers of skull, CSF and scalp apart that two contrasts
-show with other neighbours; the search, over the same distances, does not.
+show with other neighbours; the search, over the same distances, does not. Structures lead where the
+way is long: on voxels of 2 mm their borders are the network's, less exact than the images'.
 """
-GUIDED = Plan(
-    1.0, 4, (Level(4, 1, 10, 0.6, structure_weight=STRUCTURE_WEIGHT), Level(2, 2, 8, 0.5))
+FAST = Plan(
+    2.0,
+    2,
+    levels=(Level(2, 1, 6, 1.5),),
+    guided=(Level(2, 1, 10, 0.6, structure_weight=STRUCTURE_WEIGHT),),
 )
-"""As `FULL`, where structures are known: they lead where the way is long.
-
-On voxels of 2 mm their borders are the network's, less exact than those of the images, and what was
-won before is lost.
-"""
-FAST = Plan(2.0, 2, (Level(2, 1, 6, 1.5),))
 """Compares voxels of 4 mm, knots as far apart."""
-GUIDED_FAST = Plan(2.0, 2, (Level(2, 1, 10, 0.6, structure_weight=STRUCTURE_WEIGHT),))
-"""As `FAST`, where structures are known."""
 
 LONGEST_STEP = 1.0
 """A step of a velocity is cut to this many voxels of its own: beyond, the images are not linear."""

@@ -154,6 +154,7 @@ def find_transform(
         n_threads=how.n_threads,
         fast=how.fast,
     )
-    used = {REGISTRATION: registrar is not None, SEGMENTATION: segmenter is not None}
+    led = deformation.structures_after is not None
+    used = {REGISTRATION: registrar is not None, SEGMENTATION: led}
     weights = {bundle: digest for bundle, digest in how.weights().items() if used[bundle]}
     return Found(deformation.moving_from_fixed, affine, deformation, weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -93,6 +94,21 @@ def test_structures_lead_where_the_images_say_nothing(scene, fixed):
     assert found.structures_after > found.structures_before + 0.05
     assert found.moving_from_fixed.displacement_mm[0].max() > 1.5
     assert found.moving_from_fixed.folded_share() == 0
+
+
+def test_structures_that_do_not_agree_are_not_followed(scene, fixed):
+    """A network that sees the ball elsewhere altogether: the images alone decide."""
+
+    class Lost(Told):
+        shift = 30
+
+    moving = scene.picture("t1", seed=5)
+    found = deform(fixed, moving, STILL, segmenter=Lost(Bright()), fast=True)
+    alone = deform(fixed, moving, STILL, fast=True)
+    assert found.structures_before is None
+    assert np.array_equal(
+        found.moving_from_fixed.displacement_mm, alone.moving_from_fixed.displacement_mm
+    )
 
 
 @pytest.fixture
