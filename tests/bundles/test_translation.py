@@ -31,7 +31,6 @@ SMALL = {
 SMALL_BACK = {"backbone#init_filters": 8, "backbone#blocks_down": [1, 1], "backbone#blocks_up": [1]}
 QUICK = {
     "settings#batch_size": 1,
-    "settings#crop_shape": None,
     "settings#mix": 1,
     "settings#reuse": 1,
     "settings#prefetch": 0,
@@ -133,6 +132,7 @@ GRID = {
     "recipe#mr": {"physics_probability": 1.0, "protocols": ["t1_mprage"]},
     "recipe#mr_acquisition": {"nearly_clean": 1.0},
     "recipe#anomalies": {"probability": 0.0},
+    "settings#crop_shape": [24, 32, 32],
     "settings#reuse": 4,
 }
 
