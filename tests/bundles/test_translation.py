@@ -109,6 +109,7 @@ def test_pairs_that_lie_apart_are_learnt_from(people, tmp_path) -> None:
             "settings#crop_shape": [48, 56, 56],
             "settings#validate_every": 40,
             "optimizer#lr": 4e-3,
+            "optimizer#other_lr": 2e-3,
         },
     )
     found = losses(tmp_path / "run")
