@@ -25,7 +25,7 @@ from radloom.pipelines.deidentify.words import clean_words, identifier_words
 from radloom.pipelines.ingest.archives import file_that_holds, unpacked
 from radloom.pipelines.ingest.examine import look_at_folder
 from radloom.pipelines.ingest.files import home_of
-from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_pydicom
+from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_dicom
 from radloom.pipelines.ingest.scan import Found, image_stem
 from radloom.pipelines.receipts.files import write_file
 from radloom.pipelines.receipts.plain import to_json
@@ -164,7 +164,7 @@ def _one(root: Path, found: Found, out: Path, names: Pseudonyms, options: Option
 def _dicom(folder: Path, found: Found, out: Path, names: Pseudonyms, options: Options) -> str:
     import pydicom
 
-    with quiet_pydicom():
+    with quiet_dicom():
         try:
             dataset = pydicom.dcmread(folder / found.path, force=True)
             subject = names.subject(patient_of(dataset))

@@ -21,7 +21,7 @@ from radloom.pipelines.deidentify.profile import load_profile
 from radloom.pipelines.deidentify.sidecars import clean_sidecar
 from radloom.pipelines.deidentify.words import clean_words, holds_identifier, identifier_words
 from radloom.pipelines.ingest.archives import unpacked
-from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_pydicom
+from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_dicom
 from radloom.pipelines.ingest.names import hide_paths
 from radloom.pipelines.ingest.naming import acq_label, name_series
 from radloom.pipelines.study import SeriesRecord, StudyRecord
@@ -190,7 +190,7 @@ def _read(file: Path) -> list[_Header]:
     wanted = (*IDENTIFYING, *UIDS, "StudyDate", "BurnedInAnnotation",
               "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName")  # fmt: skip
     try:
-        with quiet_pydicom():
+        with quiet_dicom():
             dataset = pydicom.dcmread(
                 file, force=True, stop_before_pixels=True, specific_tags=list(wanted)
             )

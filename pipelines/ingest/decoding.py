@@ -18,7 +18,7 @@ import numpy.typing as npt
 from radloom.errors import ReasonCode, SeriesRefused
 from radloom.pipelines.ingest.elements import Bounded, Unusual, read_elements
 from radloom.pipelines.ingest.headers import PARSE_ERRORS
-from radloom.pipelines.ingest.quiet import native_messages, quiet_pydicom
+from radloom.pipelines.ingest.quiet import native_messages, quiet_dicom
 
 __all__ = ["decode", "open_image", "undecodable"]
 
@@ -73,7 +73,7 @@ def decode(file: Path) -> tuple[npt.NDArray[Any], Any]:
     """
     with suppress(Unusual, *PARSE_ERRORS):
         return _quickly(file)
-    with quiet_pydicom():
+    with quiet_dicom():
         dataset = open_image(file)
         return _by_pydicom(file, dataset), dataset
 
@@ -138,7 +138,7 @@ def open_image(file: Path) -> Any:
     from pydicom.uid import UID
 
     try:
-        with quiet_pydicom(), file.open("rb") as stream:
+        with quiet_dicom(), file.open("rb") as stream:
             # A length may claim gigabytes; pydicom asks for them at once.
             bounded = cast("BinaryIO", Bounded(stream, os.fstat(stream.fileno()).st_size))
             dataset = pydicom.dcmread(bounded, force=True)

@@ -23,7 +23,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
 
-from radloom.pipelines.ingest.quiet import quiet_pydicom
+from radloom.pipelines.ingest.quiet import quiet_dicom
 
 __all__ = ["Bounded", "Element", "Elements", "Unusual", "read_elements"]
 
@@ -676,7 +676,7 @@ def _value_by_pydicom(tag: bytes, raw: bytes, vr: str, encoding: bytes) -> Any:
     from pydicom.charset import convert_encodings
 
     written = encoding.decode("latin-1").split("\\")
-    with quiet_pydicom():
+    with quiet_dicom():
         encodings = convert_encodings(written)
     return _converted(tag, raw, vr, encodings, None)
 
@@ -699,5 +699,5 @@ def _converted(tag: bytes, raw: bytes, vr: str | None, encoding: Any, block: Any
 
     place = {"value_tell": 0, "is_implicit_VR": vr is None, "is_little_endian": True}
     element = RawDataElement(Tag(_tag_number(tag)), vr, len(raw), raw, **place)
-    with quiet_pydicom():
+    with quiet_dicom():
         return convert_raw_data_element(element, encoding=encoding, ds=block).value

@@ -24,7 +24,7 @@ from radloom.pipelines.ingest.canon import CanonWeighting, canon_weighting, is_c
 from radloom.pipelines.ingest.elements import Bounded, Elements, Unusual, read_elements
 from radloom.pipelines.ingest.names import made_uid
 from radloom.pipelines.ingest.pet import pet_image
-from radloom.pipelines.ingest.quiet import quiet_pydicom
+from radloom.pipelines.ingest.quiet import quiet_dicom
 from radloom.pipelines.ingest.real_world import real_world_mapping
 from radloom.pipelines.ingest.remembered import Remembered
 from radloom.pipelines.ingest.rules import ROLE_KEYWORDS
@@ -36,7 +36,7 @@ __all__ = [
     "SliceHeader",
     "headers_of",
     "is_dicom",
-    "quiet_pydicom",
+    "quiet_dicom",
     "read_headers",
 ]
 
@@ -230,7 +230,7 @@ def _headers_by_pydicom(stream: BinaryIO, size: int, path: str) -> list[SliceHea
     import pydicom
 
     stream.seek(0)
-    with quiet_pydicom():
+    with quiet_dicom():
         bounded = cast("BinaryIO", Bounded(stream, size))
         dataset = pydicom.dcmread(bounded, stop_before_pixels=True, force=True)
         return _headers(stream, size, path, dataset, stream.tell())

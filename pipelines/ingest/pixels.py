@@ -22,7 +22,7 @@ from radloom.pipelines.ingest.headers import SliceHeader, read_headers
 from radloom.pipelines.ingest.names import redact_paths
 from radloom.pipelines.ingest.options import DEFAULT_OPTIONS, IngestOptions, finished
 from radloom.pipelines.ingest.philips import FLOATING_POINT, in_floating_point
-from radloom.pipelines.ingest.quiet import quiet_pydicom
+from radloom.pipelines.ingest.quiet import quiet_dicom
 from radloom.pipelines.ingest.timing import timing_of
 from radloom.pipelines.ingest.units import pet_scale_of, units_of
 from radloom.pipelines.ingest.verdicts import Part, file_order, parts_of_series, volumes_of
@@ -239,7 +239,7 @@ def _rescaled(header: SliceHeader, stored: npt.NDArray[Any], dataset: Any) -> np
     if header.has_modality_lut:
         from pydicom.pixels import apply_modality_lut
 
-        with quiet_pydicom():
+        with quiet_dicom():
             return np.asarray(apply_modality_lut(values, dataset), dtype=np.float64)
     slope, intercept = header.rescale or (1.0, 0.0)
     if (slope, intercept) == (1.0, 0.0):

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["native_messages", "quiet_pydicom"]
+__all__ = ["native_messages", "quiet_dicom"]
 
 STDERR = 2
 """The file descriptor that native code writes its remarks to, whatever `sys.stderr` is."""
@@ -19,20 +19,22 @@ _one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Silence for pydicom's remarks on values that break the standard without harm.
+def quiet_dicom() -> Iterator[None]:
+    """Silence for what pydicom and highdicom say of the data sets they read and make.
 
-    They quote the values, and so could carry a patient's name into a log.
+    They quote values, and so could carry a patient's name or UIDs into a log.
     """
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

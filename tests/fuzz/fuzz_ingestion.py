@@ -40,7 +40,7 @@ from pydicom.sequence import Sequence as DicomSequence
 
 from radloom.errors import ReasonCode, SeriesRefused
 from radloom.pipelines.ingest.discovery import discover
-from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_pydicom
+from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_dicom
 from radloom.pipelines.ingest.pixels import read_series
 from radloom.pipelines.ingest.quiet import native_messages
 from radloom.pipelines.ingest.scan import scan_folder
@@ -206,7 +206,7 @@ def _written(dataset: Dataset, content: bytes) -> bytes:
 def _some_place(content: bytes, rng: random.Random) -> tuple[int, int, int, int] | None:
     """Where an element's value begins, its length, where the length stands, in how many bytes."""
     try:
-        with quiet_pydicom():
+        with quiet_dicom():
             dataset = pydicom.dcmread(io.BytesIO(content), force=True)
             element = dataset.get_item(rng.choice(sorted(dataset.keys())))
     except (*PARSE_ERRORS, StopIteration):
@@ -255,7 +255,7 @@ def make_case(seeds: Sequence[Seed], number: int, seed: int, folder: Path) -> st
     for k, file in enumerate(chosen.files):
         content = file.read_bytes()
         if k == damaged:
-            with quiet_pydicom(), suppress(*PARSE_ERRORS):
+            with quiet_dicom(), suppress(*PARSE_ERRORS):
                 content = damage(content, rng)
         (folder / f"{k}.dcm").write_bytes(content)
     return f"{damage.__name__} {chosen.files[damaged].name}"
@@ -290,7 +290,7 @@ def _require_same_voxels(study: StudyRecord, series: SeriesRecord, volume: Any) 
     if len(series.files) != series.shape[2]:
         return
     for k, name in enumerate(series.files):
-        with quiet_pydicom():
+        with quiet_dicom():
             try:
                 content = io.BytesIO((study.root / name).read_bytes())  # gives no more than it has
                 dataset = pydicom.dcmread(content, force=True)

@@ -158,9 +158,9 @@ def _read(path: Path, record: StudyRecord) -> Dataset:
     """One header, clean where the run asks for it, in values that the standard allows."""
     import pydicom
 
-    from radloom.pipelines.ingest.quiet import quiet_pydicom
+    from radloom.pipelines.ingest.quiet import quiet_dicom
 
-    with quiet_pydicom():
+    with quiet_dicom():
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         for tag in list(dataset.keys()):
             if tag.is_private or 0x6000 <= tag.group <= 0x60FF:  # overlays hold pixels

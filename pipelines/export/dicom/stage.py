@@ -18,7 +18,7 @@ from radloom.pipelines.export.dicom.heading import file_bytes, read_file_bytes
 from radloom.pipelines.export.dicom.result import Builder, Desk, ObjectSeries
 from radloom.pipelines.export.dicom.source import NoDicomSource
 from radloom.pipelines.export.naming import SPACE_LABELS
-from radloom.pipelines.ingest.quiet import quiet_pydicom
+from radloom.pipelines.ingest.quiet import quiet_dicom
 from radloom.pipelines.ingest.stage import IngestStage
 from radloom.pipelines.receipts.plain import plain
 from radloom.pipelines.stage import Check, Context, StageResult
@@ -147,7 +147,7 @@ def _make(
 ) -> str:
     """Adds the objects of a kind and their checks; why it cannot be made, else an empty string."""
     try:
-        with quiet_pydicom():  # remarks on names quote them
+        with quiet_dicom():  # remarks on names quote them
             for series in _builder(kind)(desk.study, desk):
                 made, found = _write(series, context, desk)
                 outputs.extend(made)

@@ -77,7 +77,7 @@ def send(
 ) -> None:
     """The DICOM objects of a run to a PACS, each once. The same command again sends the rest."""
     require_results(out)
-    from radloom.pipelines.ingest.quiet import quiet_pydicom
+    from radloom.pipelines.ingest.quiet import quiet_dicom
     from radloom.pipelines.pacs.dimse import Reception
     from radloom.pipelines.pacs.limits import DEFAULT_LIMITS
     from radloom.pipelines.pacs.send import send as send_objects
@@ -94,7 +94,7 @@ def send(
         limits=DEFAULT_LIMITS,
         reception=Reception(listen_host, listen_port),
     )
-    with spinner("sending"), quiet_pydicom():
+    with spinner("sending"), quiet_dicom():
         summary = send_objects(out, peer)
     _complain_of(summary.failures)
     say(summary.sentence())
@@ -167,7 +167,7 @@ def listen(
 ) -> None:
     """Receive studies from a PACS or scanner, and run each once it has settled."""
     require_pynetdicom()
-    from radloom.pipelines.ingest.quiet import quiet_pydicom
+    from radloom.pipelines.ingest.quiet import quiet_dicom
     from radloom.pipelines.pacs.address import check_ae_title
     from radloom.pipelines.pacs.job import run_job
     from radloom.pipelines.pacs.listen import Listener, Settings
@@ -208,7 +208,7 @@ def listen(
     )
     listener = Listener(root, settings, run, say)
     _stop_on_signals(listener, stop)
-    with quiet_pydicom():
+    with quiet_dicom():
         listener.serve(lambda bound: say(f"{ae_title} listens at {host}:{bound}"))
     say("stopped: what was received is kept; the same command goes on from here")
 

@@ -166,7 +166,7 @@ class Source:
         return self.incoming
 
     def _fetch(self, address: str, incoming: Path) -> tuple[Path, bool]:
-        from radloom.pipelines.ingest.quiet import quiet_pydicom
+        from radloom.pipelines.ingest.quiet import quiet_dicom
         from radloom.pipelines.pacs.address import parse_address
         from radloom.pipelines.pacs.dimse import Reception
         from radloom.pipelines.pacs.fetch import fetch
@@ -183,7 +183,7 @@ class Source:
             method=self.retrieve,
             reception=Reception(self.listen_host, self.listen_port),
         )
-        with spinner("fetching"), quiet_pydicom():
+        with spinner("fetching"), quiet_dicom():
             summary = fetch(peer, query, incoming, limits=limits)
         remark(summary.sentence())
         for failure in summary.failures:

@@ -11,12 +11,12 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from radloom.pipelines.ingest import headers
 from radloom.pipelines.ingest.elements import Bounded, Elements, Unusual, read_elements
-from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_pydicom
+from radloom.pipelines.ingest.headers import PARSE_ERRORS, quiet_dicom
 from radloom.pipelines.ingest.scan import scan_folder
 
 
 def by_pydicom(content: bytes, path: str) -> list[headers.SliceHeader]:
-    with quiet_pydicom():
+    with quiet_dicom():
         dataset = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, force=True)
         return headers._slices(dataset, path)
 
@@ -162,7 +162,7 @@ def test_every_real_file_reads_as_pydicom_reads_it(real_data):
             continue
         content = (real_data / found.path).read_bytes()
         try:
-            with quiet_pydicom():
+            with quiet_dicom():
                 got = headers._slices(read(content), found.path)
         except Unusual:
             n_left += 1
@@ -190,7 +190,7 @@ def test_a_damaged_file_is_never_read_otherwise_than_pydicom_reads_it(real_data)
 
 def same_or_left(content: bytes, path: str) -> bool:
     try:
-        with quiet_pydicom():
+        with quiet_dicom():
             got = headers._slices(read(content), path)
     except (Unusual, *PARSE_ERRORS):
         return False

@@ -91,9 +91,9 @@ def test_values_that_break_the_standard_are_not_inherited(
     write_scans: Callable[..., Path], study_of: Callable[..., Study], scan_type: Any
 ) -> None:
     odd = {"PatientSex": "X", "StudyTime": "25 past", "PatientBirthDate": "2.1.1970"}
-    from radloom.pipelines.ingest.quiet import quiet_pydicom
+    from radloom.pipelines.ingest.quiet import quiet_dicom
 
-    with quiet_pydicom():
+    with quiet_dicom():
         folder = write_scans(scan_type(headers=odd))
     first = source_of_role(study_of(folder, "t1"), "t1").first
     assert (first.PatientSex, first.StudyTime, first.PatientBirthDate) == ("", "", "")
