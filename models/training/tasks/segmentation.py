@@ -32,21 +32,28 @@ class Segmentation:
     makes of a scan of 1 mm for a network of 2 mm, for its resampling does not smooth."""
     pairs: bool = False
     """A sample is one head."""
-    wanted: tuple[str, ...] = ("image", "label")
-    """MR as acquired, and labels of the table."""
+    wanted: tuple[str, ...] = ("image", "label", "sigma")
+    """MR as acquired, labels of the table, and the noise, 0 where the generator took the skull or
+    the face out."""
     gain: tuple[float, float] = (0.6, 1.4)
     """Of the deviation, drawn for each window."""
     shift: tuple[float, float] = (-0.5, 1.0)
     """Of the mean, in deviations."""
 
     def prepare(self, sample: Sample, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Input: the MR with deviation and mean drawn round 1 and 0."""
+        """Input: the MR with deviation and mean drawn round 1 and 0.
+
+        What was taken out of the picture is background.
+        """
         i, j, k = (int(torch.randint(self.stride, (), generator=generator)) for _ in range(3))
-        image, label = (
-            sample[name][:, i :: self.stride, j :: self.stride, k :: self.stride]
+        own = {
+            name: sample[name][:, i :: self.stride, j :: self.stride, k :: self.stride]
             for name in self.wanted
-        )
-        image = image.float()
+            if name in sample
+        }
+        image, label = own["image"].float(), own["label"]
+        if "sigma" in own:
+            label = label * (own["sigma"] > 0)
         image = (image - image.mean()) / image.std().clamp_min(1e-6)
         image = image * uniform(generator, self.gain) + uniform(generator, self.shift)
         return {"image": image, "classes": class_of_label(label)}

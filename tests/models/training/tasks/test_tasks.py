@@ -157,6 +157,15 @@ def test_the_loss_of_segmentation_is_that_of_monai() -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_what_was_taken_out_of_the_picture_is_background() -> None:
+    label = torch.full((1, 6, 6, 6), 2)
+    sigma = torch.ones(label.shape)
+    sigma[:, 3:] = 0
+    sample = {"image": torch.rand(label.shape) * sigma, "label": label, "sigma": sigma}
+    classes = Segmentation().prepare(sample, torch.Generator())["classes"]
+    assert torch.equal(classes > 0, sigma > 0)
+
+
 def test_a_stride_takes_the_same_voxels_of_image_and_labels() -> None:
     label = torch.randint(0, 2, (1, 12, 12, 12)) * 2
     sample = {"image": label.float(), "label": label}
