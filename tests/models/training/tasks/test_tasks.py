@@ -39,7 +39,7 @@ def truth(task, batch) -> torch.Tensor:
         scores = torch.nn.functional.one_hot(tissue_classes(batch["hu"])[:, 0], 3)
         log_scale = torch.full_like(batch["hu"], math.log(task.hu_unit))
         return torch.cat([batch["hu"], 50.0 * scores.movedim(-1, 1), log_scale], 1)
-    return 20.0 * torch.nn.functional.one_hot(batch["classes"][:, 0].long(), 37).movedim(-1, 1)
+    return 40.0 * torch.nn.functional.one_hot(batch["classes"][:, 0].long(), 37).movedim(-1, 1)
 
 
 @pytest.mark.parametrize(
