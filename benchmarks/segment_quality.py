@@ -10,8 +10,9 @@ hardly anywhere, and labels that the model has no class for (corpus callosum, hy
 left out.
 
 ``patients``: T1, T2 and FLAIR of each date, on their own grids. Of each structure the standard
-deviation of its volume between the contrasts over their mean; Dice between T1 and T2, T1 and FLAIR,
-on the first one's grid after a rigid registration.
+deviation of its volume between the contrasts over their mean, and left less right over their mean;
+Dice between T1 and T2, T1 and FLAIR, on the first one's grid after a rigid registration. Of each
+patient with two dates the difference of a structure's volume over its mean, of one contrast.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,7 @@ from radloom.transforms.synthesis.sample import (
 __all__ = ["CASES", "PARTS", "Settings", "quality"]
 
 Classes = npt.NDArray[np.uint8]
+Volumes = npt.NDArray[np.float64]
 
 CASES = ("t1", "t2", "flair", "pd", "t1 noise 9", "t1 slices 4")
 PARTS = ("rendered", "labelled", "patients")
@@ -248,8 +249,8 @@ def labelled(settings: Settings) -> Iterator[Measured]:
     yield Measured("real labelled T1", dice(classes_of(label), true, known), seconds)
 
 
-def dates(settings: Settings) -> Iterator[tuple[str, dict[str, Path]]]:
-    """Each date of a patient of which T1, T2 and FLAIR are here."""
+def dates(settings: Settings) -> Iterator[tuple[str, str, dict[str, Path]]]:
+    """Patient, date and files of each date of which T1, T2 and FLAIR are here."""
     folders = [*sorted((settings.data / "studies" / "ms01").glob("date*"))]
     folders += sorted((settings.data / "real" / "ms").glob("patient*"))
     for folder in folders:
@@ -259,38 +260,65 @@ def dates(settings: Settings) -> Iterator[tuple[str, dict[str, Path]]]:
                 for role, name in (("t1", "T1W"), ("t2", "T2W"), ("flair", "FLAIR"))
             }
             if all(path.is_file() for path in found.values()):
-                yield f"{folder.parent.name}-{folder.name}-{study}", found
+                by_folder = folder.name.startswith("date")
+                patient = folder.parent.name if by_folder else folder.name
+                yield patient, folder.name if by_folder else study, found
 
 
 def patients(settings: Settings) -> None:
-    from radloom.models.registration.elastix import register
-
-    print("| patient, date | volume, CV over contrasts (median) | Dice T1-T2 | Dice T1-FLAIR |")
-    print("|---|---|---|---|")
-    every = list(dates(settings))[: settings.patients]
-    bring = partial(register, transform="rigid", n_threads=settings.threads)
-    for name, paths in every:
+    print("| patient, date | contrasts | left-right | Dice T1-T2 | Dice T1-FLAIR |")
+    print("|---|---|---|---|---|")
+    volumes: dict[str, list[dict[str, Volumes]]] = {}
+    for patient, date, paths in list(dates(settings))[: settings.patients]:
         images = {role: read_nifti(path) for role, path in paths.items()}
         labels = {role: labels_of(image, settings)[0] for role, image in images.items()}
         for role, image in images.items():
-            picture(image, labels[role], settings.work / "pictures" / f"{name}_{role}.png")
-        cells = [f"{np.median(list(variation(labels).values())):.3f}"]
-        grid = affine_of(images["t1"]), spatial_shape(images["t1"])
-        for role in ("t2", "flair"):
-            moved = resample(labels[role], bring(images["t1"], images[role]), *grid)
-            between = dice(classes_of(moved), classes_of(labels["t1"]))
-            cells.append(f"{np.mean(list(between.values())):.3f}")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+            file = f"{patient}_{date}_{role}.png"
+            picture(image, labels[role], settings.work / "pictures" / file)
+        found = {role: volumes_of(label) for role, label in labels.items()}
+        volumes.setdefault(patient, []).append(found)
+        cells = [variation(list(found.values())), asymmetry(list(found.values()))]
+        cells += agreement(images, labels, settings)
+        print(f"| {patient}, {date} | {' | '.join(f'{x:.3f}' for x in cells)} |", flush=True)
+    print("| patient | contrast | difference between two dates |\n|---|---|---|")
+    for patient, every in volumes.items():
+        for role in every[0] if len(every) > 1 else ():
+            pair = [found[role] for found in every[:2]]
+            print(f"| {patient} | {role} | {variation(pair) * 2**0.5:.3f} |")
 
 
-def variation(labels: Mapping[str, LabelVolume]) -> dict[str, float]:
-    """Structure of the brain -> deviation of its volume over the mean; CSF left out."""
-    volumes = np.array(
-        [
-            np.bincount(classes_of(label).ravel(), minlength=len(CLASSES))
-            * abs(np.linalg.det(affine_of(label)[:3, :3]))
-            for label in labels.values()
-        ]
-    )
-    named = [n for n in BRAIN if CLASSES[n].label != CSF and volumes[:, n].any()]
-    return {CLASSES[n].name: float(volumes[:, n].std(ddof=1) / volumes[:, n].mean()) for n in named}
+def agreement(
+    images: Mapping[str, Volume], labels: Mapping[str, LabelVolume], settings: Settings
+) -> list[float]:
+    """Mean Dice of the labels of T1 with those of T2 and FLAIR, registered by their images."""
+    from radloom.models.registration.elastix import register
+
+    grid = affine_of(images["t1"]), spatial_shape(images["t1"])
+    found = []
+    for role in ("t2", "flair"):
+        moves = register(images["t1"], images[role], transform="rigid", n_threads=settings.threads)
+        moved = resample(labels[role], moves, *grid)
+        between = dice(classes_of(moved), classes_of(labels["t1"]))
+        found.append(float(np.mean(list(between.values()))))
+    return found
+
+
+def volumes_of(label: LabelVolume) -> Volumes:
+    """(n classes,) mm3."""
+    counts = np.bincount(classes_of(label).ravel(), minlength=len(CLASSES))
+    return counts * abs(np.linalg.det(affine_of(label)[:3, :3]))
+
+
+def variation(every: Sequence[Volumes]) -> float:
+    """Deviation of a structure's volume over its mean, median over the brain; CSF left out."""
+    table = np.array(every)
+    table = table[:, [n for n in BRAIN if CLASSES[n].label != CSF and table[:, n].any()]]
+    return float(np.median(table.std(axis=0, ddof=1) / table.mean(axis=0)))
+
+
+def asymmetry(every: Sequence[Volumes]) -> float:
+    """Left less right over their mean, without sign: median over the brain's pairs and images."""
+    sides = {item.name: n for n, item in enumerate(CLASSES) if n in BRAIN}
+    pairs = [(n, sides[f"right {name[5:]}"]) for name, n in sides.items() if name[:5] == "left "]
+    left, right = (np.array(every)[:, list(side)] for side in zip(*pairs, strict=True))
+    return float(np.median(abs(left - right) / np.maximum((left + right) / 2, 1)))
