@@ -1,9 +1,10 @@
 """Deformable registration of any two volumes: affine, a start, then the search for the rest.
 
-The start is VoxelMorph's velocity where its weights are here, else a discrete search; both only
-have to come near. Then `instance.optimise` finds, for this pair, the velocity that lays structure
-on structure. Where the segmentation network has weights, two MR are shown to it, and the shares of
-the classes that it sees are compared beside the images' own descriptors. Everything happens on a
+The start is a discrete search's, or VoxelMorph's velocity where its weights are here and it lays
+the heads better on each other; both only have to come near. Then `instance.optimise` finds, for
+this pair, the velocity that lays structure on structure. Where the segmentation network has
+weights, two MR are shown to it, and the shares of the classes that it sees are compared beside the
+images' own descriptors. Everything happens on a
 grid of cubes round the fixed head; what comes out are maps of points in mm, there and back, on the
 grids of the two volumes.
 """
@@ -16,7 +17,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import torch
 
-from radloom.errors import ConfigError, MissingWeights, OutOfMemory
+from radloom.errors import ConfigError, MissingWeights, OutOfMemory, StageFailed
 from radloom.geometry import Affine
 from radloom.models.registration.coarse import clipped, with_right_angles
 from radloom.models.registration.descriptors import principal
@@ -29,6 +30,7 @@ from radloom.models.registration.instance import (
     Velocity,
     beside,
     descriptors,
+    difference,
     optimise,
     pooled,
 )
@@ -130,7 +132,7 @@ def deform(
         fixed: (1, I, J, K), any grid.
         moving: the same, of any contrast.
         affine: ``moving_from_fixed``, a matrix.
-        method: hybrid searches from its start, voxelmorph takes the network's word.
+        method: hybrid searches from the better of its starts, voxelmorph takes the network's word.
         registrar: the network, of `registrar_for`.
         segmenter: what sees structures for hybrid, of `segmenter_for`; None: the search compares
             descriptors of the images alone.
@@ -141,6 +143,7 @@ def deform(
 
     Raises:
         MissingWeights: voxelmorph without a `registrar`.
+        StageFailed: voxelmorph, and what the network gives is no map between two heads.
         OutOfMemory: the device has too little, and so has the CPU.
     """
     where = device or torch.device("cpu")
@@ -196,13 +199,25 @@ class _Task:
         seen = self._seen(fixed, moving, segmenter)
         weight = self.head & self.grid.covered(self.moving, self.affine)
         weight = weight.to(self.device, torch.float32)
-        if registrar is not None:
-            start = self._from_network(registrar)
-        else:
-            start = _from_search(fixed, moving, weight, self.plan.search_block, seen)
         levels = self.plan.levels if seen is None else self.plan.guided
+        start = _from_search(fixed, moving, weight, self.plan.search_block, seen)
+        kind: Start = "search"
+        other = self._second_opinion(registrar)
+        if other is not None:
+            costs = difference(fixed, moving, weight, (start, other), levels[0], seen)
+            if costs[1] < costs[0]:
+                start, kind = other, "network"
         found = optimise(fixed, moving, weight, start, levels, seen)
-        return self._result(found, start, "network" if registrar is not None else "search", seen)
+        return self._result(found, start, kind, seen)
+
+    def _second_opinion(self, registrar: Registrar | None) -> Velocity | None:
+        """The network's velocity; None without a network, or with one that cannot read these."""
+        if registrar is None:
+            return None
+        try:
+            return self._from_network(registrar)
+        except StageFailed:
+            return None
 
     def _seen(
         self, fixed: torch.Tensor, moving: torch.Tensor, segmenter: Segmenter | None
@@ -214,14 +229,15 @@ class _Task:
         return seen if seen.dice() >= LEAST_AGREEMENT else None
 
     def _from_network(self, registrar: Registrar) -> Velocity:
-        """The network's velocity on blocks of two voxels of the working grid."""
+        """The network's velocity on blocks of the working grid, as the search's first knots lie."""
         velocity, grid = network_velocity(
             self.fixed, self.moving, self.affine, self.grid, registrar, n_threads=self.n_threads
         )
-        blocks = self.grid.coarser(2)
+        block = self.plan.search_block
+        blocks = self.grid.coarser(block)
         scale = blocks.spacing_mm / grid.spacing_mm
         onto = field_on_blocks(velocity.to(self.device), grid, blocks)
-        return Velocity(onto / scale, 2)
+        return Velocity(onto / scale, block)
 
     def _result(
         self, found: Velocity, start: Velocity, kind: Start, seen: Structures | None = None

@@ -26,6 +26,7 @@ __all__ = [
     "Velocity",
     "beside",
     "descriptors",
+    "difference",
     "optimise",
     "pooled",
 ]
@@ -136,14 +137,57 @@ def optimise(
     i, j, k = fixed.shape
     for level in levels:
         velocity = start.on_blocks(level.block * level.knot, (i, j, k))
-        seen = pooled(weight, level.block)
-        channels = descriptors(fixed, moving, seen, level.block, level.n_channels)
-        if structures is not None and level.structure_weight > 0:
-            shares = structures.on_blocks(level.block)
-            channels = beside(channels, shares, level.structure_weight)
+        channels, seen = _compared(fixed, moving, weight, level, structures)
         field = _refined(channels, seen, velocity.field.clone(), level)
         start = Velocity(field, velocity.block)
     return start
+
+
+def difference(
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    weight: torch.Tensor,
+    starts: Sequence[Velocity],
+    level: Level,
+    structures: Structures | None = None,
+) -> list[float]:
+    """How much of what a level compares differs where each start ends, mean a voxel.
+
+    Args:
+        fixed: (I, J, K), as of `optimise`.
+        moving: the same.
+        weight: the same; what a start carries out of the grid counts as the most different.
+        starts: of which one is to be chosen.
+        level: the first of `optimise`.
+        structures: of both heads, or None.
+    """
+    i, j, k = fixed.shape
+    (still, other), seen = _compared(fixed, moving, weight, level, structures)
+    found = []
+    for start in starts:
+        field = start.on_blocks(level.block * level.knot, (i, j, k)).field
+        ddf = _flow(field, seen.shape, level.knot)
+        apart = (still - sampled(other, ddf)).square_().sum(dim=0)
+        apart = torch.where(inside(ddf), apart, apart.max())
+        total = (apart * seen).double().cpu().numpy().sum()
+        found.append(float(total) / max(float(seen.double().cpu().numpy().sum()), 1e-6))
+    return found
+
+
+def _compared(
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    weight: torch.Tensor,
+    level: Level,
+    structures: Structures | None,
+) -> tuple[Pair, torch.Tensor]:
+    """The channels of both images on the blocks of a level, and the weight there."""
+    seen = pooled(weight, level.block)
+    channels = descriptors(fixed, moving, seen, level.block, level.n_channels)
+    if structures is not None and level.structure_weight > 0:
+        shares = structures.on_blocks(level.block)
+        channels = beside(channels, shares, level.structure_weight)
+    return channels, seen
 
 
 def descriptors(

@@ -7,11 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 
+from radloom.errors import StageFailed
 from radloom.models.bundles import bundle_sha256, find_bundle, load_bundle
 from radloom.models.registration.network import RegistrationNetwork
 from radloom.models.registration.working_grid import WorkingGrid
+from radloom.models.threads import torch_settings
 from radloom.shapes import Volume
 from radloom.transforms.spatial import Transform
 
@@ -19,10 +20,10 @@ __all__ = ["BUNDLE", "Registrar", "network_velocity", "shipped_registrar"]
 
 BUNDLE = "head_mr_registration"
 
-SHAPE = (160, 192, 192)
-"""What the network was trained on; the whole head is fitted into it."""
-FINEST_MM, COARSEST_MM = 1.0, 1.25
-"""The voxels that it was trained on; larger heads lose neck first."""
+FARTHEST_MM = 60.0
+"""Two heads that an affine map has aligned lie nowhere as far apart."""
+HEAD_MARGIN_MM = 8.0
+"""Of air round the head, in the grid round a head that `network_grid` is given."""
 CT_LOW_HU, CT_RANGE_HU = -1000.0, 2500.0
 """How a CT becomes numbers from 0 to 1, as in training."""
 QUANTILE = 0.995
@@ -31,12 +32,14 @@ QUANTILE = 0.995
 
 @dataclass(frozen=True)
 class Registrar:
-    """A network with its weights, on `device`, in evaluation mode."""
+    """A network with its weights, on `device`, in evaluation mode, and the grid it knows."""
 
     network: RegistrationNetwork = field(repr=False)
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    shape: tuple[int, int, int] = SHAPE
+    shape: tuple[int, int, int]
     """Of its grid, multiples of its halvings."""
+    spacing_mm: tuple[float, float]
+    """The finest and the coarsest voxels that it was trained on."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def shipped_registrar(device: torch.device) -> Registrar:
@@ -57,19 +60,28 @@ def _loaded(
 ) -> Registrar:
     bundle = load_bundle(folder, device=torch.device(device))
     assert isinstance(bundle.network, RegistrationNetwork)
-    return Registrar(bundle.network, bundle.device)
+    grid = bundle.metadata["grid"]
+    i, j, k = (int(n) for n in grid["shape"])
+    low, high = (float(mm) for mm in grid["spacing_mm"])
+    return Registrar(bundle.network, (i, j, k), (low, high), bundle.device)
 
 
-def network_grid(round_head: WorkingGrid, shape: tuple[int, int, int]) -> WorkingGrid:
-    """The grid of the network, from the crown down, over the middle of the grid of a head."""
+def network_grid(round_head: WorkingGrid, registrar: Registrar) -> WorkingGrid:
+    """The grid of the network, from the crown down, over the middle of the grid of a head.
+
+    Voxels are as large as the width and the length of the head ask, within those that the network
+    knows; how much of the neck a scan shows has no say.
+    """
+    shape = registrar.shape
     extent = [n * round_head.spacing_mm for n in round_head.shape]
-    spacing = max(size / n for size, n in zip(extent, shape, strict=True))
-    spacing = min(max(spacing, FINEST_MM), COARSEST_MM)
+    low, high = registrar.spacing_mm
+    widest = max((extent[axis] - 2 * HEAD_MARGIN_MM) / shape[axis] for axis in (0, 1))
+    spacing = min(max(widest, low), high)
     corner = [
-        low + (size - n * spacing) / 2
-        for low, size, n in zip(round_head.corner_mm, extent, shape, strict=True)
+        begin + (size - n * spacing) / 2
+        for begin, size, n in zip(round_head.corner_mm, extent, shape, strict=True)
     ]
-    corner[2] = round_head.corner_mm[2] + extent[2] - shape[2] * spacing
+    corner[2] = round_head.corner_mm[2] + extent[2] - HEAD_MARGIN_MM / 2 - shape[2] * spacing
     return WorkingGrid(shape, spacing, (corner[0], corner[1], corner[2]))
 
 
@@ -84,6 +96,9 @@ def network_velocity(
 ) -> tuple[torch.Tensor, WorkingGrid]:
     """The velocity (3, I, J, K) of the fixed head, in voxels of the grid that comes with it.
 
+    Both are shown to the network as `Registration` shows them in training: as means of blocks no
+    larger than its voxels, then linear.
+
     Args:
         fixed: (1, I, J, K), any grid.
         moving: the same.
@@ -91,17 +106,26 @@ def network_velocity(
         round_head: a grid round the fixed head.
         registrar: the network.
         n_threads: of resampling.
+
+    Raises:
+        StageFailed: what the network gives is not finite, or farther than heads lie apart.
     """
-    grid = network_grid(round_head, registrar.shape)
+    grid = network_grid(round_head, registrar)
     views = (
         _scaled(grid.see(fixed, None, n_threads=n_threads), fixed.meta["units"]),
         _scaled(grid.see(moving, moving_from_fixed, n_threads=n_threads), moving.meta["units"]),
     )
     pair = torch.stack(views)[None].to(registrar.device)
-    with torch.inference_mode():
-        velocity = registrar.network.velocity(pair)
-        half = functional.avg_pool3d(velocity, 2)[0] / 2
-    return half.clone(), grid.coarser(2)
+    with torch_settings(1), torch.inference_mode():
+        velocity = registrar.network.velocity(pair)[0]
+    coarse = grid.coarser(registrar.network.fold)
+    farthest = coarse.spacing_mm * float(velocity.abs().max())
+    if not farthest <= FARTHEST_MM:
+        raise StageFailed(
+            f"voxelmorph: expected displacements up to {FARTHEST_MM:g} mm, got {farthest:g}: the "
+            "network cannot read these volumes; choose hybrid or elastix"
+        )
+    return velocity.clone(), coarse
 
 
 def _scaled(image: torch.Tensor, units: str) -> torch.Tensor:

@@ -115,7 +115,7 @@ def find_transform(
     Raises:
         ConfigError: a parameter file does not parse.
         MissingWeights: voxelmorph, and this release holds no weights.
-        StageFailed: elastix gave up.
+        StageFailed: elastix gave up, or the network alone cannot read the volumes.
     """
     method = how.chosen
     if method == "elastix":
@@ -155,6 +155,6 @@ def find_transform(
         fast=how.fast,
     )
     led = deformation.structures_after is not None
-    used = {REGISTRATION: registrar is not None, SEGMENTATION: led}
+    used = {REGISTRATION: deformation.start == "network", SEGMENTATION: led}
     weights = {bundle: digest for bundle, digest in how.weights().items() if used[bundle]}
     return Found(deformation.moving_from_fixed, affine, deformation, weights)

@@ -133,9 +133,14 @@ def _ready(
     *,
     compiled: bool,
 ) -> Predict:
-    """The network on its device, mirrored, and one of planes as one of boxes a voxel deep."""
+    """The network on its device, mirrored, and one of planes as one of boxes a voxel deep.
+
+    On CUDA in half precision where autocast allows it, as nnU-Net predicts there.
+    """
     network = network.to(device)
     predict = mirrored(torch.compile(network) if compiled else network, axes)
+    if device.type == "cuda":
+        predict = torch.autocast("cuda", torch.float16)(predict)
     planar = len(configuration.patch_size) == 2
     return (lambda windows: predict(windows[:, :, 0])[:, :, None]) if planar else predict
 

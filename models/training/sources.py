@@ -20,9 +20,11 @@ from radloom.transforms.synthesis.draws import chance, choose
 from radloom.transforms.synthesis.parameters import from_plain
 from radloom.transforms.synthesis.sample import (
     GridRecipe,
+    PairParameters,
     PairRecipe,
     draw_pair,
     draw_sample,
+    render_look,
     render_pair,
     render_sample,
 )
@@ -66,26 +68,38 @@ class GeneratedHeads:
             parameters = draw_sample(anatomy, self.recipe.sample, generator)
             return dict(render_sample(anatomy, parameters, wanted))
         drawn = draw_pair(anatomy, self.recipe, generator)
-        result: dict[str, torch.Tensor] = render_pair(anatomy, drawn, wanted)
         spacing = drawn.fixed.grid.spacing_mm
-        result["spacing_mm"] = torch.tensor(spacing).reshape(3, 1, 1, 1)
-        result["spacing_mm"] = result["spacing_mm"].to(result["displacement_mm"].device)
+        result: dict[str, torch.Tensor] | None = None
         if chance(generator, self.other_head_probability):
             other = choose(generator, self.anatomies)
             if other.name != anatomy.name and len(set(spacing)) == 1:
-                result |= self._moving(other, spacing[0], wanted, generator)
-                del result["displacement_mm"], result["inverse_mm"]
+                result = self._two_persons((anatomy, other), drawn, wanted, generator)
+        if result is None:
+            result = render_pair(anatomy, drawn, wanted)
+        device = anatomy.structures.device
+        result["spacing_mm"] = torch.tensor(spacing, device=device).reshape(3, 1, 1, 1)
         return result
 
-    def _moving(
-        self, anatomy: Anatomy, spacing: float, wanted: Collection[str], generator: torch.Generator
+    def _two_persons(
+        self,
+        anatomies: tuple[Anatomy, Anatomy],
+        drawn: PairParameters,
+        wanted: Collection[str],
+        generator: torch.Generator,
     ) -> dict[str, torch.Tensor]:
-        """Another head on a grid of the same shape and spacing."""
-        own = self.recipe.sample
+        """The fixed head as drawn, the other on a grid of the same shape and spacing."""
+        own, spacing = self.recipe.sample, drawn.fixed.grid.spacing_mm[0]
         grid = GridRecipe(own.grid.shape, (spacing, spacing), offset=own.grid.offset)
-        parameters = draw_sample(anatomy, replace(own, grid=grid), generator)
-        rendered = render_sample(anatomy, parameters, wanted)
-        return {f"moving_{name}": tensor for name, tensor in rendered.items()}
+        moving = draw_sample(anatomies[1], replace(own, grid=grid), generator)
+        looks = (
+            ("fixed", anatomies[0], drawn.fixed, drawn.fixed_is_ct),
+            ("moving", anatomies[1], moving, drawn.moving_is_ct),
+        )
+        return {
+            f"{side}_{name}": tensor
+            for side, anatomy, look, is_ct in looks
+            for name, tensor in render_look(anatomy, look, wanted, is_ct=is_ct).items()
+        }
 
 
 def open_source(

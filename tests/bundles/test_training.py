@@ -26,6 +26,7 @@ TINY = {
     "head_mr_denoising": {"network_def#backbone#network#init_filters": 8},
     "head_ct_denoising": {"network_def#backbone#network#init_filters": 8},
     "head_mr_registration": {
+        "task#window": [32, 32, 32],
         "network_def#backbone#channels": [4, 4, 4, 4],
         "network_def#backbone#unet_out_channels": 4,
         "network_def#backbone#final_conv_channels": [4],

@@ -74,6 +74,7 @@ __all__ = [
     "draw_pair",
     "draw_sample",
     "render_batch",
+    "render_look",
     "render_pair",
     "render_sample",
 ]
@@ -313,6 +314,19 @@ def render_pair(
         result["displacement_mm"] = moving_from_fixed(to_fixed, to_moving, fixed.grid)
         result["inverse_mm"] = moving_from_fixed(to_moving, to_fixed, moving.grid)
     return result
+
+
+def render_look(
+    anatomy: Anatomy,
+    parameters: SampleParameters,
+    wanted: Collection[str] = ("image", "label"),
+    *,
+    is_ct: bool,
+) -> dict[str, torch.Tensor]:
+    """One side of a pair, as `render_pair` gives it; the names without the side."""
+    with torch.no_grad():
+        deformation = build_deformation(parameters.deformation, anatomy, anatomy.structures.device)
+        return _look(anatomy, parameters, deformation, wanted, is_ct=is_ct)
 
 
 def _look(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -10,8 +11,17 @@ from radloom.models.registration.network import warp
 from radloom.models.segmentation.classes import CLASSES, class_of_label
 from radloom.models.training.pictures import Picture
 from radloom.models.training.task import Sample, weighted_mean
+from radloom.models.training.tasks.overlap import soft_dice_loss
+from radloom.models.training.tasks.poses import (
+    AffineError,
+    alignment,
+    cut,
+    displacement_seen,
+    moved,
+    window_of,
+)
 from radloom.models.training.tasks.segmentation import dice_per_class
-from radloom.transforms.synthesis.draws import Range, log_uniform
+from radloom.transforms.synthesis.draws import Range, chance, log_uniform
 
 __all__ = ["Registration"]
 
@@ -23,6 +33,9 @@ class Registration:
     SynthMorph's loss (Hoffmann et al. 2022, doi:10.1109/TMI.2021.3116879): soft Dice of the warped
     structures, and a smooth field; beside, the true displacement where the generator knows it. Of
     scans without labels the mutual information of the images takes the place of the Dice.
+
+    With a `window` the network sees pairs as an affine registration leaves them, another error of
+    it and another direction each time that a sample serves.
     """
 
     smooth_weight: float = 0.5
@@ -31,6 +44,15 @@ class Registration:
     """Of the mean distance to the true displacement in the head, in voxels."""
     scale_error: Range = (0.75, 1.33)
     """Each image is off by a factor from this range, as normalising a scan leaves it."""
+    window: Sequence[int] | None = None
+    """(I, J, K) from the crown down that the network sees; labels needed. None: whole samples, as
+    they are."""
+    window_shift: int = 3
+    """How many voxels the window is off, at most."""
+    affine_error: AffineError = field(default_factory=AffineError)
+    """Of the moving head in the window, once structures lie on each other."""
+    stride: int = 1
+    """Every so many voxels along each axis the loss looks."""
     pairs: bool = True
     """A sample is a pair."""
     wanted: tuple[str, ...] = ("image", "label")
@@ -38,26 +60,47 @@ class Registration:
 
     def prepare(self, sample: Sample, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Input: fixed and moving image; displacements become voxels."""
+        batch = _in_voxels(sample)
+        if self.window is not None and "fixed" in batch:
+            batch = self._seen_through_window(_turned_round(batch, generator), generator)
         images = [
-            sample[f"{side}_image"].float() * log_uniform(generator, self.scale_error)
+            batch.pop(f"{side}_image").float() * log_uniform(generator, self.scale_error)
             for side in ("fixed", "moving")
         ]
-        batch = {"image": torch.cat(images)}
-        if "fixed_label" in sample:
-            batch["fixed"] = class_of_label(sample["fixed_label"])
-            batch["moving"] = class_of_label(sample["moving_label"])
-        if "displacement_mm" in sample:
-            spacing = sample["spacing_mm"].reshape(3, 1, 1, 1)
-            batch["ddf"] = sample["displacement_mm"].float() / spacing
-        return batch
+        batch.pop("inverse", None)
+        return {"image": torch.cat(images), **batch}
+
+    def _seen_through_window(
+        self, batch: dict[str, torch.Tensor], generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Fixed cut, moving aligned but for an error, the displacement between the two."""
+        assert self.window is not None
+        shape, reach = tuple(self.window), self.window_shift
+        start = [
+            first + int(torch.randint(-reach, reach + 1, (), generator=generator))
+            for first in window_of(batch["fixed"], shape)
+        ]
+        middle = [first + size / 2 for first, size in zip(start, shape, strict=True)]
+        there = alignment(batch["fixed"], batch["moving"], len(CLASSES))
+        there = there @ self.affine_error.draw(generator, middle)
+        into = torch.eye(4, dtype=torch.float64)
+        into[:3, 3] = torch.tensor(start)
+        result = {name: cut(batch[name], start, shape) for name in ("fixed", "fixed_image")}
+        for name in ("moving", "moving_image"):
+            result[name] = moved(batch[name], there @ into, shape, nearest=name == "moving")
+        if "ddf" in batch:
+            result["ddf"] = displacement_seen(cut(batch["ddf"], start, shape), there, start)
+        return result
 
     def loss(self, pred: torch.Tensor, batch: Sample) -> dict[str, torch.Tensor]:
         """How far the structures, or images, lie apart; how rough the field is; how far it errs."""
         from monai.losses import GlobalMutualInformationLoss
 
-        parts = {"smooth": self.smooth_weight * _roughness(pred)}
+        parts = {"smooth": self.smooth_weight * _roughness(pred, self.stride)}
         if "fixed" in batch:
-            parts["match"] = _soft_dice_loss(pred, batch)
+            parts["match"] = soft_dice_loss(
+                batch["fixed"], batch["moving"], pred, len(CLASSES), self.stride
+            )
         else:
             fixed, moving = batch["image"].split(1, dim=1)
             parts["match"] = GlobalMutualInformationLoss()(warp(moving, pred), fixed)
@@ -98,25 +141,35 @@ class Registration:
         return [*row, Picture("0..10 voxels", pred[0].norm(dim=0), 0.0, 10.0)]
 
 
-def _roughness(ddf: torch.Tensor) -> torch.Tensor:
+def _in_voxels(sample: Sample) -> dict[str, torch.Tensor]:
+    """Images, classes, displacements in voxels there and back, as far as they are known."""
+    batch = {f"{side}_image": sample[f"{side}_image"] for side in ("fixed", "moving")}
+    if "fixed_label" in sample:
+        batch |= {side: class_of_label(sample[f"{side}_label"]) for side in ("fixed", "moving")}
+    if "displacement_mm" in sample:
+        spacing = sample["spacing_mm"].reshape(3, 1, 1, 1)
+        batch["ddf"] = sample["displacement_mm"].float() / spacing
+        if "inverse_mm" in sample:
+            batch["inverse"] = sample["inverse_mm"].float() / spacing
+    return batch
+
+
+def _turned_round(
+    batch: dict[str, torch.Tensor], generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Every other time moving for fixed; what of the two has a way back is taken along."""
+    turn = chance(generator, 0.5) and ("ddf" not in batch or "inverse" in batch)
+    if not turn:
+        return batch
+    other = {"fixed": "moving", "moving": "fixed", "ddf": "inverse", "inverse": "ddf"}
+    other |= {"fixed_image": "moving_image", "moving_image": "fixed_image"}
+    return {name: batch[other[name]] for name in batch}
+
+
+def _roughness(ddf: torch.Tensor, stride: int = 1) -> torch.Tensor:
     """Mean squared gradient; MONAI's DiffusionLoss indexes in a way that torch is giving up."""
-    return torch.stack([torch.diff(ddf, dim=axis).square().mean() for axis in (2, 3, 4)]).mean()
-
-
-def _soft_dice_loss(ddf: torch.Tensor, batch: Sample) -> torch.Tensor:
-    """One less the mean soft Dice over the classes that one of both has, background left out."""
-    fixed, moving = (_one_hot(batch[name], ddf.dtype) for name in ("fixed", "moving"))
-    warped = warp(moving, ddf)
-    axes = (0, 2, 3, 4)
-    sizes = fixed.sum(axes) + warped.sum(axes)
-    dice = 2 * (fixed * warped).sum(axes) / sizes.clamp_min(1)
-    return 1 - weighted_mean(dice, (sizes > 0).to(dice.dtype))
-
-
-def _one_hot(classes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(B, n - 1, I, J, K), background left out."""
-    index = torch.arange(1, len(CLASSES), device=classes.device, dtype=classes.dtype)
-    return (classes == index.reshape(1, -1, 1, 1, 1)).to(dtype)
+    seen = ddf[:, :, ::stride, ::stride, ::stride] / stride
+    return torch.stack([torch.diff(seen, dim=axis).square().mean() for axis in (2, 3, 4)]).mean()
 
 
 def _distance(ddf: torch.Tensor, batch: Sample) -> torch.Tensor:

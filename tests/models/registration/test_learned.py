@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from radloom.errors import MissingWeights
+from radloom.errors import MissingWeights, StageFailed
 from radloom.models.bundles import find_bundle
 from radloom.models.registration.flow import exponential
 from radloom.models.registration.learned import (
-    COARSEST_MM,
+    FARTHEST_MM,
     Registrar,
     network_grid,
     network_velocity,
@@ -24,6 +25,7 @@ from radloom.models.registration.working_grid import grid_round
 from radloom.transforms.spatial import Transform
 
 SHAPE = (32, 32, 32)
+SPACING = (1.0, 8.0)
 
 
 class Recorder(torch.nn.Module):
@@ -43,15 +45,39 @@ def test_both_heads_are_shown_aligned_and_scaled(scene, fixed, recorder):
     moved = scene.move((0, 0, 0), (15.0, -8.0, 4.0))
     moving = scene.picture("t1", moved=moved, seed=3)
     grid, _ = grid_round(fixed)
-    registrar = Registrar(RegistrationNetwork(recorder), shape=SHAPE)
-    velocity, half = network_velocity(fixed, moving, moved, grid, registrar)
+    registrar = Registrar(RegistrationNetwork(recorder), shape=SHAPE, spacing_mm=SPACING)
+    velocity, own = network_velocity(fixed, moving, moved, grid, registrar)
     one, other = recorder.pair[0].numpy()
     assert recorder.pair.shape == (1, 2, *SHAPE)
     assert np.quantile(one, 0.995) == pytest.approx(1.0, abs=0.05)
     assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.97
+    assert velocity.shape == (3, *SHAPE)
+    assert own.shape == SHAPE
+    assert torch.equal(velocity, torch.ones_like(velocity))
+
+
+def test_a_folded_network_s_velocity_is_of_blocks(fixed):
+    class Steady(torch.nn.Module):
+        def forward(self, blocks: torch.Tensor) -> torch.Tensor:
+            return torch.ones_like(blocks[:, :3])
+
+    grid, _ = grid_round(fixed)
+    registrar = Registrar(RegistrationNetwork(Steady(), fold=2), shape=SHAPE, spacing_mm=SPACING)
+    velocity, own = network_velocity(fixed, fixed, Transform.identity(), grid, registrar)
     assert velocity.shape == (3, 16, 16, 16)
-    assert half.shape == (16, 16, 16)
-    torch.testing.assert_close(velocity, torch.full_like(velocity, 0.5))
+    assert own == network_grid(grid, registrar).coarser(2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2 * FARTHEST_MM])
+def test_what_no_head_does_is_refused(fixed, value):
+    class Mad(torch.nn.Module):
+        def forward(self, pair: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(pair[:, :1], value).repeat(1, 3, 1, 1, 1)
+
+    grid, _ = grid_round(fixed)
+    registrar = Registrar(RegistrationNetwork(Mad()), shape=SHAPE, spacing_mm=SPACING)
+    with pytest.raises(StageFailed, match="voxelmorph: expected displacements up to 60 mm"):
+        network_velocity(fixed, fixed, Transform.identity(), grid, registrar)
 
 
 class Hill(torch.nn.Module):
@@ -66,30 +92,45 @@ class Hill(torch.nn.Module):
 def test_what_hybrid_starts_from_is_what_the_network_alone_gives(fixed):
     network = RegistrationNetwork(Hill())
     grid, _ = grid_round(fixed)
-    registrar = Registrar(network, shape=SHAPE)
+    registrar = Registrar(network, shape=SHAPE, spacing_mm=SPACING)
     velocity, _ = network_velocity(fixed, fixed, Transform.identity(), grid, registrar)
-    whole = network(torch.zeros(1, 2, *SHAPE))
-    pooled = torch.nn.functional.avg_pool3d(whole, 2)[0]
-    torch.testing.assert_close(2 * exponential(velocity), pooled, atol=0.4, rtol=0)
-    assert float(pooled.abs().max()) > 3
+    whole = network(torch.zeros(1, 2, *SHAPE))[0]
+    torch.testing.assert_close(exponential(velocity), whole, atol=0.25, rtol=0)
+    assert float(whole.abs().max()) > 3
 
 
 def test_a_ct_is_shown_as_in_training(scene, fixed, recorder):
     grid, _ = grid_round(fixed)
-    registrar = Registrar(RegistrationNetwork(recorder), shape=SHAPE)
+    registrar = Registrar(RegistrationNetwork(recorder), shape=SHAPE, spacing_mm=SPACING)
     network_velocity(fixed, scene.picture("ct"), Transform.identity(), grid, registrar)
     ct = recorder.pair[0, 1]
     assert float(ct.min()) == 0.0
     assert 0.7 < float(ct.max()) <= 1.0
 
 
-def test_the_network_s_grid_keeps_its_voxels_and_the_crown(scene):
-    tall = scene.picture("t1", extent=(190, 240, 420), centre=(0, 5, -110))
-    grid, _ = grid_round(tall, mask=None, margin_mm=10.0)
-    own = network_grid(grid, (64, 64, 64))
-    assert own.spacing_mm == COARSEST_MM
-    top = [g.corner_mm[2] + g.shape[2] * g.spacing_mm for g in (grid, own)]
-    assert top[0] == pytest.approx(top[1])
+def test_the_network_s_grid_keeps_its_voxels_and_the_crown(scene, recorder):
+    """How much of the neck a scan shows changes nothing."""
+    registrar = Registrar(RegistrationNetwork(recorder), shape=(80, 96, 80), spacing_mm=(2.0, 2.4))
+    found = []
+    for height, middle in ((420, -110), (240, -20)):
+        tall = scene.picture("t1", extent=(190, 240, height), centre=(0, 5, middle))
+        grid, _ = grid_round(tall)
+        found.append(network_grid(grid, registrar))
+    for own in found:
+        assert 2.0 <= own.spacing_mm <= 2.4
+        top = own.corner_mm[2] + own.shape[2] * own.spacing_mm
+        assert 88 < top < 104
+    assert found[0].spacing_mm == found[1].spacing_mm
+
+
+def test_the_bundle_s_grid_is_that_of_its_training():
+    folder = find_bundle("head_mr_registration") / "configs"
+    grid = json.loads((folder / "metadata.json").read_text())["grid"]
+    parser = ConfigParser()
+    parser.read_config(str(folder / "train.yaml"))
+    assert parser["task"]["window"] == grid["shape"]
+    assert parser["recipe"]["grid"]["spacing_mm"] == grid["spacing_mm"]
+    assert all(n % 16 == 0 for n in grid["shape"])
 
 
 def test_absent_weights_are_named(tmp_path, monkeypatch):
@@ -115,5 +156,7 @@ def test_weights_of_a_bundle_are_loaded(tmp_path, monkeypatch):
     registrar = shipped_registrar(torch.device("cpu"))
     assert shipped_registrar(torch.device("cpu")) is registrar
     loaded = registrar.network.state_dict()
+    assert registrar.shape == (80, 96, 80)
+    assert registrar.spacing_mm == (2.0, 2.4)
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
     assert not registrar.network.training

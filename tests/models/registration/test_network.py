@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from radloom.models.registration.network import RegistrationNetwork, integrate, warp
@@ -32,19 +33,34 @@ def test_the_composition_is_that_of_the_field_it_gives() -> None:
     torch.testing.assert_close(twice, integrate(smooth(4.0)), atol=0.1, rtol=0)
 
 
-def test_both_directions_come_from_one_pass() -> None:
+@pytest.mark.parametrize("fold", [1, 2])
+def test_both_directions_come_from_one_pass(fold) -> None:
     from monai.networks.nets import VoxelMorphUNet
 
     torch.manual_seed(0)
     unet = VoxelMorphUNet(
         spatial_dims=3,
-        in_channels=2,
+        in_channels=2 * fold**3,
         unet_out_channels=4,
         channels=(4, 4),
         final_conv_channels=(4,),
     )
-    network = RegistrationNetwork(unet)
+    network = RegistrationNetwork(unet, fold=fold)
     pair = torch.rand(1, 2, 16, 16, 16)
     there, back = network.both(pair)
     assert torch.equal(there, network(pair))
     assert there.shape == back.shape == (1, 3, 16, 16, 16)
+    assert network.velocity(pair).shape == (1, 3, *[16 // fold] * 3)
+
+
+def test_a_velocity_of_blocks_moves_their_voxels() -> None:
+    """A block a unit of time along I is two voxels, wherever."""
+
+    class Steady(torch.nn.Module):
+        def forward(self, blocks: torch.Tensor) -> torch.Tensor:
+            assert blocks.shape == (1, 16, 4, 5, 6)
+            return torch.tensor([1.0, 0, 0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 4, 5, 6)
+
+    ddf = RegistrationNetwork(Steady(), fold=2)(torch.rand(1, 2, 8, 10, 12))
+    torch.testing.assert_close(ddf[:, 0], torch.full((1, 8, 10, 12), 2.0))
+    assert not ddf[:, 1:].any()

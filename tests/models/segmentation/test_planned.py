@@ -120,6 +120,18 @@ def test_labels_are_nnunets_own_by_their_numbers_in_results(small, tmp_path) -> 
     np.testing.assert_array_equal(affine_of(found.label), affine_of(volume))
 
 
+@pytest.mark.gpu
+def test_a_gpu_in_half_precision_labels_as_the_cpu(small) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    volume = head()
+    here, there = (
+        array_of(find_model(small).load(device=torch.device(name)).segment([volume]))[0]
+        for name in ("cpu", "cuda")
+    )
+    assert (here == there).mean() > 0.99
+
+
 @pytest.mark.slow
 def test_a_head_of_one_millimetre_equals_nnunets(small, tmp_path) -> None:
     volume = head((160, 192, 160), np.diag([-1.0, -1.0, 1.0, 1.0]))

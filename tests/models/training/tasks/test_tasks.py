@@ -83,17 +83,19 @@ def test_metrics_of_the_truth(source) -> None:
     assert float(task.metrics(batch["clean"], batch)["noise_left"]) < 0.05
 
 
-def test_bone_counts_as_much_as_soft_tissue() -> None:
+@pytest.mark.parametrize("evenness", [0.0, 0.5, 1.0])
+def test_evenness_says_how_much_the_few_voxels_of_bone_count(evenness) -> None:
     hu = torch.zeros(1, 1, 10, 10, 10)
+    hu[..., :4, :] = -1000
     hu[..., 0, 0, :2] = 1000
-    hu[..., 5:, :, :] = -1000
     costs = []
-    for wrong in (hu == 1000, hu == 0):
-        pred = torch.cat([hu + 300 * wrong, torch.zeros(1, 4, 10, 10, 10)], 1)
+    for tissue in (1000, 0):
+        pred = torch.cat([hu + 300 * (hu == tissue), torch.zeros(1, 4, 10, 10, 10)], 1)
         batch = {"hu": hu, "weight": torch.ones_like(hu)}
-        costs.append(float(Translation().loss(pred, batch)["hu"]))
-    assert costs[0] == pytest.approx(1.0)
-    assert costs[0] == pytest.approx(costs[1])
+        costs.append(float(Translation(evenness=evenness).loss(pred, batch)["hu"]))
+    share = float((hu == 1000).sum() / (hu == 0).sum())
+    assert costs[0] / costs[1] == pytest.approx(share ** (1 - evenness), rel=1e-4)
+    assert evenness < 1 or costs[0] == pytest.approx(1.0)
 
 
 def test_anomalies_weigh_more(source) -> None:
