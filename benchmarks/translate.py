@@ -15,15 +15,19 @@ Reported, in the head (true class other than air, filled) unless a tissue is nam
 HU, PSNR and SSIM over 3000 HU, MAE in bone, soft tissue and air of the head, Dice of bone above
 250 HU; error of 500 line integrals at 511 keV through the head in per cent; and, of the rigid
 registration of CT to MR, how far points of the head end from where they should, in mm, directly by
-mutual information and through the pseudo-CT (`--rigid`).
+mutual information and through the pseudo-CT (`--rigid`); of the network besides the mean
+error that it expects in the head, and the share of voxels within its bounds of 90 %.
 
 Run from the repository root, with the data beside the checkout or their folder named::
 
     python benchmarks/translate.py [../shared/data] --rigid
     python benchmarks/translate.py --anatomies 1 --cases t1 --atlases 1 --methods water classes
+    python benchmarks/translate.py --cases t1 --rigid network --json a.json
+    python benchmarks/translate.py --merge a.json b.json
     python benchmarks/translate.py --speed --device cuda
     python benchmarks/translate.py --pictures OUT
 
+`--merge` prints one table of several runs, as of one case each in processes side by side.
 `--deformable elastix` names what warps atlases; MODULE:FUNCTION names another, a function of
 fixed and moving that gives ``moving_from_fixed``.
 """
@@ -32,6 +36,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import itertools
 import json
 import os
 import platform
@@ -61,9 +66,9 @@ from radloom.models.registration.similarity import Similarity
 from radloom.models.training.anatomies import load_anatomies
 from radloom.models.translation.attenuation import attenuation_511kev
 from radloom.models.translation.tissues import TYPICAL_HU, classes_of_hu
-from radloom.pipelines.translate import translate
+from radloom.pipelines.ingest import read_image
+from radloom.pipelines.translate import checks_of_input, translate
 from radloom.shapes import Volume, affine_of, array_of, make_volume, spatial_shape
-from radloom.transforms.nifti import read_nifti
 from radloom.transforms.spatial import Transform, resample
 from radloom.transforms.synthesis.anatomy import Anatomy
 from radloom.transforms.synthesis.anomalies import AnomalyRecipe
@@ -87,13 +92,15 @@ AIR_MM = 8
 """Round the head; below it there is none, for there the map ends and the neck goes on."""
 CASES = ("t1", "t2", "flair", "pd", "t1 noise 9 %", "t1 slices 4 mm")
 METHODS = ("water", "classes", "true classes", "atlas", "phantom atlas", "network")
+REGISTERED = ("classes", "atlas", "phantom atlas", "network")
+"""What `--rigid` alone registers CT through, beside directly."""
 HU_SPAN = 3000.0
 """From -1000 to 2000 HU: the peak of PSNR and the range of SSIM."""
 WORK_MM = 2.0
 """Grid of the maps that are guessed from grey values."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One head as MR and CT, on one grid."""
 
@@ -206,7 +213,23 @@ def warped(case: Case, atlases: Sequence[tuple[Volume, Volume]], deform: Registe
 
 
 def network(case: Case, device: str) -> Floats:
-    return array_of(translate(case.mr, device=torch.device(device)).hu)[0]
+    found = translate(case.mr, device=torch.device(device))
+    hu = array_of(found.hu)[0]
+    if found.uncertainty is not None:
+        expected = array_of(found.uncertainty)[0]
+        solid = array_of(found.classes)[0] > 0
+        head = case.head()
+        error = np.abs(hu - array_of(case.ct)[0])
+        _DOUBTS[case] = {
+            "expected": float(expected[solid].mean()),
+            "within 90 %": float(100 * (error <= np.log(10) * expected)[head].mean()),
+        }
+    return hu
+
+
+_DOUBTS: dict[Case, dict[str, float]] = {}
+"""Of the case at hand: the mean error that the network expects in the head, as the stage checks it;
+and the share of the head's voxels that lie within what it gives as the bounds of 90 %."""
 
 
 def scores(hu: Floats, case: Case, head: npt.NDArray[np.bool_]) -> dict[str, float]:
@@ -216,15 +239,16 @@ def scores(hu: Floats, case: Case, head: npt.NDArray[np.bool_]) -> dict[str, flo
     error = hu[head] - true[head]
     classes = classes_of_hu(true)
     low, high = -1000.0, 2000.0
+    near = ndimage.find_objects(ndimage.binary_dilation(head, iterations=4).astype(np.uint8))[0]
     _, similar = structural_similarity(
-        true.clip(low, high), hu.clip(low, high), data_range=HU_SPAN, full=True
+        true[near].clip(low, high), hu[near].clip(low, high), data_range=HU_SPAN, full=True
     )
     found, bone = hu > 250, true > 250
     values = {
         "MAE": np.abs(error).mean(),
         "ME": error.mean(),
         "PSNR": 10 * np.log10(HU_SPAN**2 / np.mean(error**2)),
-        "SSIM": similar[head].mean(),
+        "SSIM": similar[head[near]].mean(),
     }
     for n, name in ((2, "bone"), (1, "soft"), (0, "air")):
         of_class = head & (classes == n)
@@ -360,14 +384,16 @@ def compare(options: argparse.Namespace) -> None:
         methods = made(options, folder)
         for case in cases(options, folder):
             head = case.head()
-            if options.rigid:
+            if options.rigid is not None:
                 rows["CT to MR directly", case.name].append({"rigid mm": rigid_errors(case, None)})
             for name, method in methods.items():
                 begun = time.process_time()
                 hu = method(case)
                 spent = time.process_time() - begun
                 found = {**scores(hu, case, head), "cpu s": spent}
-                if options.rigid and name not in ("water", "true classes"):
+                if name == "network":
+                    found |= _DOUBTS.pop(case, {})
+                if options.rigid is not None and name in (options.rigid or REGISTERED):
                     found["rigid mm"] = rigid_errors(case, hu)
                 rows[name, case.name].append(found)
                 print(f"{case.number} {case.name}: {name} {found}", file=sys.stderr, flush=True)
@@ -379,10 +405,19 @@ def compare(options: argparse.Namespace) -> None:
                         options.sheets,
                         f"{name}-{case.number}-{case.name}",
                     )
+            if options.json:
+                said = {f"{method} | {case}": found for (method, case), found in rows.items()}
+                options.json.write_text(json.dumps(said, indent=1), encoding="utf-8")
     print(table(rows, options.cases))
-    if options.json:
-        said = {f"{method} | {case}": found for (method, case), found in rows.items()}
-        options.json.write_text(json.dumps(said, indent=1), encoding="utf-8")
+
+
+def merge(options: argparse.Namespace) -> None:
+    rows: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
+    for path in options.merge:
+        for name, found in json.loads(path.read_text(encoding="utf-8")).items():
+            method, case = name.split(" | ")
+            rows[method, case] += found
+    print(table(rows, CASES))
 
 
 def table(rows: Mapping[tuple[str, str], list[dict[str, float]]], names: Sequence[str]) -> str:
@@ -429,54 +464,72 @@ def tiles(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def pictures(options: argparse.Namespace) -> None:
     """The network on every real MR of a head: look at each."""
-    from nibabel.orientations import apply_orientation, io_orientation
+    data = options.data
+    paths = [p for p in (data / "real" / "ms").rglob("*.nii.gz") if p.name != "gt.nii.gz"]
+    paths += [*(data / "studies" / "ms01").rglob("*.nii.gz")]
+    paths += [data / "real" / "labelled" / "t1_brain.nii.gz", data / "studies" / "mprage"]
+    paths += [data / "studies" / "mr_sagittal_mixed" / "3_t1_fl2d_sag"]
+    options.pictures.mkdir(parents=True, exist_ok=True)
+    for path in sorted(paths):
+        name = "-".join(path.parts[-2:]).split(".")[0]
+        if not all(word in name for word in options.names):
+            continue
+        mr = read_image(path)
+        device = torch.device(options.device)
+        found = translate(mr, device=device, n_threads=os.cpu_count() or 1)
+        expected = found.uncertainty if found.uncertainty is not None else found.hu
+        solid = array_of(found.classes) > 0
+        flags = [check.name for check in checks_of_input(mr) if check.flagged]
+        said = f"expects {float(array_of(expected)[solid].mean()):.0f} HU in the head"
+        print(f"{name}: {said}; flagged: {', '.join(flags) or 'nothing'}", flush=True)
+        top = float(np.percentile(array_of(mr), 99))
+        shown = [(mr, 0.0, 1.2 * top), (found.hu, -20.0, 100.0), (found.hu, -500.0, 1500.0)]
+        page([*shown, (expected, 0.0, 300.0)], options.pictures / f"{name}.png")
 
-    paths = [*(options.data / "real" / "ms").rglob("*.nii.gz")]
-    paths += [*(options.data / "studies" / "ms01").rglob("*.nii.gz")]
-    wanted = [p for p in sorted(paths) if p.name.split(".")[0].endswith(("T1W", "T2W", "FLAIR"))]
-    for path in wanted:
-        mr = read_nifti(path)
-        found = translate(mr, device=torch.device(options.device))
-        turn = io_orientation(affine_of(mr))
-        seen = make_volume(
-            np.ascontiguousarray(apply_orientation(array_of(mr)[0], turn)),
-            np.eye(4), modality="MR", units="arbitrary",
-        )  # fmt: skip
-        hu = apply_orientation(array_of(found.hu)[0], turn)
-        sheet(seen, hu, None, options.pictures, "-".join(path.parts[-3:]).split(".")[0])
-        print(path.name, flush=True)
+
+def page(shown: Sequence[tuple[Volume, float, float]], path: Path, step_mm: float = 1.25) -> None:
+    """A row a volume with its window: six axial planes, two sagittal, two coronal ones, as PNG."""
+    from PIL import Image
+
+    first = shown[0][0]
+    ends = np.array(list(itertools.product(*[(0, n - 1) for n in spatial_shape(first)])))
+    world = ends @ affine_of(first)[:3, :3].T + affine_of(first)[:3, 3]
+    low, high = world.min(axis=0), world.max(axis=0)
+    grid = np.diag([step_mm, step_mm, step_mm, 1.0])
+    grid[:3, 3] = low
+    i, j, k = (int(n) for n in np.ceil((high - low) / step_mm) + 1)
+    rows = []
+    for volume, dark, bright in shown:
+        seen = array_of(resample(volume, None, grid, (i, j, k)))[0]
+        grey = ((seen - dark) / (bright - dark)).clip(0, 1)
+        planes = [grey[::-1, ::-1, int(k * at)].T for at in (0.15, 0.3, 0.45, 0.6, 0.75, 0.88)]
+        planes += [grey[int(i * at), ::-1, ::-1].T for at in (0.5, 0.35)]
+        planes += [grey[::-1, int(j * at), ::-1].T for at in (0.45, 0.7)]
+        height = max(plane.shape[0] for plane in planes)
+        padded = [np.pad(p, ((0, height - p.shape[0]), (0, 0))) for p in planes]
+        rows.append(np.concatenate(padded, axis=1))
+    Image.fromarray((255 * np.concatenate(rows)).astype(np.uint8)).save(path)
 
 
 def speed(options: argparse.Namespace) -> None:
-    """Seconds and memory for 256^3 of 1 mm, with weights made on the spot where there are none."""
+    """Seconds and memory of `translate` for 256^3 of 1 mm, on all cores."""
     import resource
 
-    from monai.bundle import ConfigParser
-
-    from radloom.models.bundles import bundle_config
-
-    folder = find_bundle("head_mr_to_ct_translation")
-    parser = ConfigParser()
-    parser.read_config(str(bundle_config(folder)))
     device = torch.device(options.device)
-    net = parser.get_parsed_content("network_def").to(device).eval()
-    inferer = parser.get_parsed_content("inferer")
-    image = torch.rand(1, 1, 256, 256, 256, device=device)
+    noise = torch.rand(1, 256, 256, 256, generator=torch.Generator().manual_seed(0))
+    mr = make_volume(noise, np.eye(4), modality="MR", units="arbitrary")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with torch.inference_mode():
-        for what in ("first", "second"):
-            begun = time.perf_counter()
-            inferer(image, net)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            print(f"{what} pass over 256^3: {time.perf_counter() - begun:.1f} s")
+    for what in ("first", "second"):
+        begun, spent = time.perf_counter(), time.process_time()
+        translate(mr, device=device, n_threads=os.cpu_count() or 1)
+        seconds = f"{time.perf_counter() - begun:.1f} s"
+        print(f"{what} 256^3: {seconds}, {time.process_time() - spent:.1f} s of the processor")
     if device.type == "cuda":
         print(f"peak on the GPU: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
     print(
         f"peak of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
     )
-    print(f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f} M weights")
 
 
 def arguments() -> argparse.Namespace:
@@ -487,12 +540,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--atlases", type=int, default=3, help="heads tried as atlas")
     parser.add_argument("--deformable", default="elastix", metavar="NAME", help="see above")
-    parser.add_argument("--rigid", action="store_true", help="register CT to MR as well")
+    parser.add_argument(
+        "--rigid", nargs="*", choices=REGISTERED, help="register CT to MR as well, through these"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="every number, to this file")
+    parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="only: one table")
     parser.add_argument("--sheets", type=Path, help="a picture of each result, to this folder")
     parser.add_argument("--cache", type=Path, help="folder that keeps prepared heads")
     parser.add_argument("--pictures", type=Path, help="only: real MR, to this folder")
+    parser.add_argument("--names", nargs="*", default=[], help="of pictures: words of their names")
     parser.add_argument("--speed", action="store_true", help="only: time and memory")
     return parser.parse_args()
 
@@ -503,7 +560,9 @@ def main() -> None:
         f"{dt.date.today().isoformat()}, {platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}"
     )
-    if options.speed:
+    if options.merge:
+        merge(options)
+    elif options.speed:
         speed(options)
     elif options.pictures:
         pictures(options)
