@@ -13,7 +13,6 @@ import torch
 from radloom import __version__
 from radloom.errors import ConfigError
 from radloom.models.registration.elastix import TransformKind, read_parameter_file
-from radloom.models.registration.learned import BUNDLE as REGISTRATION
 from radloom.models.registration.methods import Found, How, Method, find_transform
 from radloom.pipelines.register_checks import deformation_checks, registration_checks
 from radloom.pipelines.stage import Check, Context, StageResult
@@ -23,7 +22,7 @@ from radloom.transforms.spatial import Transform, resample
 
 __all__ = ["FIXED_PREFERENCE", "RegisterStage", "Registration", "register_images"]
 
-_REVISION = 5
+_REVISION = 6
 """Raised when the same parameters give other transforms."""
 
 FIXED_PREFERENCE = ("t1", "t1ce", "flair", "t2", "pd", "ct", "pet")
@@ -32,7 +31,7 @@ FIXED_PREFERENCE = ("t1", "t1ce", "flair", "t2", "pd", "ct", "pet")
 _BYTES_PER_VOXEL = {"rigid": 40, "affine": 24, "deformable": 200}
 """Of fixed and moving together, at the peak: copies, pyramids, for a field its float64 forms."""
 
-_WORKING_BYTES = {"elastix": 0, "hybrid": 3 * 2**30, "voxelmorph": 6 * 2**30}
+_WORKING_BYTES = {"elastix": 0, "hybrid": 3 * 2**30, "voxelmorph": 2**30}
 """On top: what is compared on the working grid, whose size is bounded; the network's own."""
 
 
@@ -194,8 +193,7 @@ class RegisterStage:
     def _working(self, inputs: Sequence[Output]) -> int:
         """Bytes for the fixed volume, the first, and the largest of the others."""
         fixed, *moving = (output.n_voxels for output in inputs)
-        how = self._how()
-        own = _WORKING_BYTES["voxelmorph" if REGISTRATION in how.weights() else how.chosen]
+        own = _WORKING_BYTES[self._how().chosen]
         return (fixed + max(moving)) * _BYTES_PER_VOXEL[self.transform] + own
 
     def _how(self) -> How:

@@ -147,8 +147,9 @@ def deformation_checks(
     yield Check(
         "network_start",
         float(deformation.start == "network"),
-        meaning="1 where the search began at the trained network's answer, 0 where at that of a "
-        "search for large displacements, as without weights.",
+        meaning="1 where the map goes back to the trained network's answer, 0 where to that of a "
+        "search for large displacements: without weights, or where that laid the heads better on "
+        "each other.",
     )
     yield from _structure_checks(deformation)
     yield Check(

@@ -1,10 +1,10 @@
 """Deformable registration of any two volumes: affine, a start, then the search for the rest.
 
-The start is a discrete search's, or VoxelMorph's velocity where its weights are here and it lays
-the heads better on each other; both only have to come near. Then `instance.optimise` finds, for
-this pair, the velocity that lays structure on structure. Where the segmentation network has
-weights, two MR are shown to it, and the shares of the classes that it sees are compared beside the
-images' own descriptors. Everything happens on a
+The start is a discrete search's, and VoxelMorph's velocity where its weights are here; both only
+have to come near. Then `instance.optimise` finds, for this pair, the velocity that lays structure
+on structure: on coarse voxels from either start, on fine ones from what then lies better. Where the
+segmentation network has weights, two MR are shown to it, and the shares of the classes that it sees
+are compared beside the images' own descriptors. Everything happens on a
 grid of cubes round the fixed head; what comes out are maps of points in mm, there and back, on the
 grids of the two volumes.
 """
@@ -200,14 +200,19 @@ class _Task:
         weight = self.head & self.grid.covered(self.moving, self.affine)
         weight = weight.to(self.device, torch.float32)
         levels = self.plan.levels if seen is None else self.plan.guided
-        start = _from_search(fixed, moving, weight, self.plan.search_block, seen)
-        kind: Start = "search"
+        starts: list[tuple[Start, Velocity]] = [
+            ("search", _from_search(fixed, moving, weight, self.plan.search_block, seen))
+        ]
         other = self._second_opinion(registrar)
         if other is not None:
-            costs = difference(fixed, moving, weight, (start, other), levels[0], seen)
-            if costs[1] < costs[0]:
-                start, kind = other, "network"
-        found = optimise(fixed, moving, weight, start, levels, seen)
+            starts.append(("network", other))
+        ends = [optimise(fixed, moving, weight, way, levels[:1], seen) for _, way in starts]
+        costs = [0.0]
+        if len(ends) > 1:
+            costs = difference(fixed, moving, weight, ends, levels[0], seen)
+        best = costs.index(min(costs))
+        kind, start = starts[best]
+        found = optimise(fixed, moving, weight, ends[best], levels[1:], seen)
         return self._result(found, start, kind, seen)
 
     def _second_opinion(self, registrar: Registrar | None) -> Velocity | None:

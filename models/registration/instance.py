@@ -147,25 +147,25 @@ def difference(
     fixed: torch.Tensor,
     moving: torch.Tensor,
     weight: torch.Tensor,
-    starts: Sequence[Velocity],
+    velocities: Sequence[Velocity],
     level: Level,
     structures: Structures | None = None,
 ) -> list[float]:
-    """How much of what a level compares differs where each start ends, mean a voxel.
+    """How much of what a level compares differs at the end of each velocity, mean a voxel.
 
     Args:
         fixed: (I, J, K), as of `optimise`.
         moving: the same.
-        weight: the same; what a start carries out of the grid counts as the most different.
-        starts: of which one is to be chosen.
-        level: the first of `optimise`.
+        weight: the same; what is carried out of the grid counts as the most different.
+        velocities: of which one is to be chosen.
+        level: what is compared.
         structures: of both heads, or None.
     """
     i, j, k = fixed.shape
     (still, other), seen = _compared(fixed, moving, weight, level, structures)
     found = []
-    for start in starts:
-        field = start.on_blocks(level.block * level.knot, (i, j, k)).field
+    for velocity in velocities:
+        field = velocity.on_blocks(level.block * level.knot, (i, j, k)).field
         ddf = _flow(field, seen.shape, level.knot)
         apart = (still - sampled(other, ddf)).square_().sum(dim=0)
         apart = torch.where(inside(ddf), apart, apart.max())

@@ -6,6 +6,8 @@ import torch
 from monai.networks.utils import pixelunshuffle
 from torch.nn import functional
 
+from radloom.models.registration.forces import forces
+
 __all__ = ["RegistrationNetwork", "enlarged", "integrate", "warp"]
 
 
@@ -23,17 +25,22 @@ class RegistrationNetwork(torch.nn.Module):  # type: ignore[misc]  # torch is no
     at one width, and nothing is computed that integration would average away.
 
     Args:
-        backbone: (B, 2 fold**3, I/fold, J/fold, K/fold) -> (B, 3, I/fold, J/fold, K/fold), a
-            ``monai.networks.nets.VoxelMorphUNet``.
+        backbone: (B, 2 fold**3 + 3 n_forces, I/fold, J/fold, K/fold) -> (B, 3, I/fold, J/fold,
+            K/fold).
         n_steps: of scaling and squaring.
         fold: edge of the blocks in voxels; 1: none.
+        n_forces: at how many scales the backbone is told, beside the images, where voxels seem to
+            go (`forces.forces`).
     """
 
-    def __init__(self, backbone: torch.nn.Module, n_steps: int = 5, fold: int = 1) -> None:
+    def __init__(
+        self, backbone: torch.nn.Module, n_steps: int = 5, fold: int = 1, n_forces: int = 0
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.n_steps = n_steps
         self.fold = fold
+        self.n_forces = n_forces
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
         """(B, 3, I, J, K) `ddf` in voxels: where a voxel of fixed lies in moving, less where it is.
@@ -51,6 +58,8 @@ class RegistrationNetwork(torch.nn.Module):  # type: ignore[misc]  # torch is no
     def velocity(self, pair: torch.Tensor) -> torch.Tensor:
         """(B, 3, I/fold, J/fold, K/fold), in blocks of `fold` voxels a unit of time."""
         seen = pixelunshuffle(pair, 3, self.fold) if self.fold > 1 else pair
+        if self.n_forces:
+            seen = torch.cat([seen, forces(pair, self.fold, self.n_forces).to(seen.dtype)], dim=1)
         velocity: torch.Tensor = self.backbone(seen).float()
         return velocity
 

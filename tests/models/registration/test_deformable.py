@@ -30,6 +30,12 @@ def bulged(scene):
 
 
 @pytest.fixture(scope="module")
+def far_bulged(scene):
+    """Farther than the search reaches."""
+    return scene.bulge(height_mm=20.0)
+
+
+@pytest.fixture(scope="module")
 def found(scene, fixed, bulged):
     """T2 of the deformed and turned head, on an oblique grid of its own."""
     turn = scene.move((4, -3, 5), (12, -6, 8))
@@ -131,28 +137,28 @@ class Told(torch.nn.Module):
         return self.velocity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["far", "nan"])
-def test_hybrid_never_gets_worse_by_a_network(scene, fixed, fault):
+def test_hybrid_never_gets_worse_by_a_network(fixed, found, fault):
     """A network that errs, or gives no numbers, leaves what the search alone finds, to the bit."""
-    same = scene.picture("t1", seed=5)
-    still = Transform.identity()
+    moving, _, affine, alone = found
     velocity = Hill()(torch.zeros(1, 2, 96, 96, 96))
-    told = Told(3 * velocity if fault == "far" else velocity * float("nan"))
+    told = Told(6 * velocity if fault == "far" else velocity * float("nan"))
     registrar = Registrar(RegistrationNetwork(told), shape=(96, 96, 96), spacing_mm=(2.0, 2.4))
-    alone, helped = (
-        deform(fixed, same, still, registrar=network, fast=True) for network in (None, registrar)
-    )
+    helped = deform(fixed, moving, affine, registrar=registrar, fast=True)
     assert helped.start == "search"
     np.testing.assert_array_equal(
         alone.moving_from_fixed.displacement_mm, helped.moving_from_fixed.displacement_mm
     )
     if fault == "nan":
         with pytest.raises(StageFailed, match="voxelmorph: expected displacements up to"):
-            deform(fixed, same, still, method="voxelmorph", registrar=registrar, fast=True)
+            deform(fixed, moving, affine, method="voxelmorph", registrar=registrar, fast=True)
 
 
-def test_hybrid_begins_where_a_network_knows_better(scene, fixed, bulged):
-    """The truth, as a network's velocity, against a search that has to find it."""
+@pytest.mark.slow
+def test_hybrid_goes_on_from_a_network_that_knows_better(scene, fixed, far_bulged):
+    """The truth, as a network's velocity, against a search that does not reach so far."""
+    bulged = far_bulged
     moving = scene.picture("t2", moved=bulged, seed=4)
     grid = network_grid(grid_round(clipped(fixed), spacing_mm=2.0)[0], KNOWN)
     points = grid_points(grid.affine, grid.shape)
@@ -162,7 +168,7 @@ def test_hybrid_begins_where_a_network_knows_better(scene, fixed, bulged):
     found = deform(fixed, moving, Transform.identity(), registrar=registrar, fast=True)
     assert found.start == "network"
     errors = np.linalg.norm(found.moving_from_fixed.apply(BULGE) - bulged.apply(BULGE), axis=1)
-    assert errors.mean() < 2.5
+    assert errors.mean() < 5
 
 
 def test_what_the_mask_leaves_out_is_not_compared(scene, fixed):
