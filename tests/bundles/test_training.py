@@ -27,9 +27,7 @@ TINY = {
     "head_ct_denoising": {"network_def#backbone#network#init_filters": 8},
     "head_mr_registration": {
         "task#window": [32, 32, 32],
-        "network_def#backbone#channels": [4, 4, 4, 4],
-        "network_def#backbone#unet_out_channels": 4,
-        "network_def#backbone#final_conv_channels": [4],
+        "network_def#backbone#features_per_stage": [4, 4, 8, 8],
     },
     "head_mr_to_ct_translation": {
         "network_def#backbone#n_stages": 3,
