@@ -11,8 +11,10 @@ nearest neighbour; the 95th percentile of the distance of their surfaces, in mm;
 voxels; how far there and back misses, median in mm over the brain; processor seconds of all
 threads; the peak memory of a process that runs the method on all pairs.
 
-`hybrid` is guided by brain_mr_segmentation where this release holds its weights; `hybrid, images
-alone` never is; with `--weights FILE` there is one more, guided by other weights of that network.
+`hybrid` is guided by brain_mr_segmentation where this release holds its weights, and tries the start
+of head_mr_registration where it holds those; `hybrid, images alone` is not guided; `hybrid, search
+alone` is, but has no start from the registration network; with `--weights FILE` there is one more,
+guided by other weights of the segmentation network.
 
 Peers: elastix with its default maps (rigid, affine, B-spline); ConvexAdam (MIND) after our affine
 map, where `--convexadam FOLDER` names the folder that `pip install --no-deps --target FOLDER
@@ -173,22 +175,30 @@ def ours(pair: Pair, method: str, transform: str) -> Result:
     return Result(found.moving_from_fixed, seconds, found.fixed_from_moving)
 
 
-def hybrid(pair: Pair, weights: Path | None) -> Result:
-    """Hybrid by the images alone, or guided by a segmentation network with other weights."""
-    from radloom.models.registration.deformable import deform, registrar_for
+def hybrid(pair: Pair, *, segmenter: Path | bool, network: bool = True) -> Result:
+    """Hybrid with the networks that are named.
+
+    Args:
+        pair: of two heads.
+        segmenter: the segmentation network's weights; True: those shipped; False: none.
+        network: whether the registration network gives a second start, where it has weights.
+    """
+    from radloom.models.registration.deformable import deform, registrar_for, segmenter_for
     from radloom.models.registration.elastix import register
     from radloom.models.registration.structures import segmenter_from
 
     cpu = torch.device("cpu")
-    segmenter = segmenter_from(weights, cpu) if weights is not None else None
+    guide = segmenter_for("hybrid", pair.fixed, pair.moving, cpu) if segmenter is True else None
+    if isinstance(segmenter, Path):
+        guide = segmenter_from(segmenter, cpu)
     begin = time.process_time()
     affine = register(pair.fixed, pair.moving, transform="affine")
     found = deform(
         pair.fixed,
         pair.moving,
         affine,
-        registrar=registrar_for("hybrid", cpu),
-        segmenter=segmenter,
+        registrar=registrar_for("hybrid", cpu) if network else None,
+        segmenter=guide,
     )
     seconds = time.process_time() - begin
     return Result(found.moving_from_fixed, seconds, found.fixed_from_moving)
@@ -227,10 +237,11 @@ def methods(
         "elastix, ours: affine, B-spline": partial(ours, method="elastix", transform="deformable"),
         "voxelmorph": partial(ours, method="voxelmorph", transform="deformable"),
         "hybrid": partial(ours, method="hybrid", transform="deformable"),
-        "hybrid, images alone": partial(hybrid, weights=None),
+        "hybrid, images alone": partial(hybrid, segmenter=False),
+        "hybrid, search alone": partial(hybrid, segmenter=True, network=False),
     }
     if weights is not None:
-        table["hybrid, weights given"] = partial(hybrid, weights=weights)
+        table["hybrid, weights given"] = partial(hybrid, segmenter=weights)
     if convexadam_folder is not None:
         table["ConvexAdam after our affine"] = partial(convexadam, folder=convexadam_folder)
     return table

@@ -24,12 +24,12 @@ CROWN_VOXELS = 20
 class AffineError:
     """What an affine registration leaves, drawn uniformly; along and about each axis."""
 
-    rotation: Range = (-0.06, 0.06)
+    rotation: Range = (-0.04, 0.04)
     """In radians."""
-    scaling: Range = (-0.05, 0.05)
+    scaling: Range = (-0.035, 0.035)
     """Share by which it is off."""
-    shear: Range = (-0.03, 0.03)
-    shift: Range = (-1.5, 1.5)
+    shear: Range = (-0.02, 0.02)
+    shift: Range = (-1.2, 1.2)
     """In voxels."""
 
     def draw(self, generator: torch.Generator, pivot: Sequence[float]) -> torch.Tensor:
