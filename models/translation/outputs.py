@@ -10,7 +10,9 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-__all__ = ["HU_RANGE", "PartedCTd", "PhysicalUnitsd", "in_physical_units"]
+__all__ = ["HU_RANGE", "AirBeyondd", "PartedCTd", "PhysicalUnitsd", "in_physical_units"]
+
+AIR_HU = -1000.0
 
 HU_RANGE = (-1024.0, 3071.0)
 """What twelve bits hold."""
@@ -43,6 +45,25 @@ class PhysicalUnitsd(MapTransform):  # type: ignore[misc]  # MONAI is not typed 
             answer = result[key].clone()
             answer.copy_(in_physical_units(answer.as_tensor(), self.temperature))
             result[key] = answer
+        return result
+
+
+class AirBeyondd(MapTransform):  # type: ignore[misc]  # MONAI is not typed here
+    """Air where a crop that was inverted left 0 in all channels, in the MetaTensors of `keys`.
+
+    What the three shares lack to 1 is the part of a voxel that no window saw.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """A copy of `data`; (5, I, J, K) as `in_physical_units` gives them, resampled or not."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            pred = result[key].clone()
+            plain = pred.as_tensor()
+            beyond = (1 - plain[1:4].sum(0)).clamp_(0, 1)
+            plain[0] += AIR_HU * beyond
+            plain[1] += beyond
+            result[key] = pred
         return result
 
 
