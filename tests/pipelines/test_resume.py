@@ -27,7 +27,6 @@ stages:
     parameters: {method_mr: tv, method_other: tv}
   - stage: register
     parameters: {moving: [flair], fast: true}
-  - stage: translate
   - stage: segment
   - stage: report
 """
