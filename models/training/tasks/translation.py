@@ -131,9 +131,9 @@ class Translation:
     def metrics(self, pred: torch.Tensor, batch: Sample) -> dict[str, torch.Tensor]:
         """Mean absolute error in HU, over all, by class and in the head, the Dice of bone.
 
-        And of the scale: ``temperature``, what it must be multiplied by so that it is the mean
-        absolute error in the head, and ``within_90``, the share of the head's voxels within what
-        are then the bounds of 90 %.
+        And of the scale: ``temperature``, what it must be multiplied by so that its mean is the
+        mean absolute error in the head, and ``within_90``, the share of the head's voxels within
+        what are then the bounds of 90 %.
         """
         hu, weight = batch["hu"], batch["weight"]
         error = (pred[:, :1] - hu).abs()
@@ -145,10 +145,10 @@ class Translation:
         values["mae_head"] = weighted_mean(error, head)
         found, true = (tissue_classes(pred[:, :1]) == 2) * weight, (classes == 2) * weight
         values["dice_bone"] = 2 * (found * true).sum() / (found.sum() + true.sum()).clamp_min(1)
-        relative = error * torch.exp(-pred[:, 4:5].clamp(*_LOG_SCALE))
-        values["temperature"] = weighted_mean(relative, head)
-        bound = math.log(10) * values["temperature"]
-        values["within_90"] = weighted_mean((relative <= bound).float(), head)
+        scale = torch.exp(pred[:, 4:5].clamp(*_LOG_SCALE))
+        values["temperature"] = values["mae_head"] / weighted_mean(scale, head).clamp_min(1e-6)
+        bound = math.log(10) * values["temperature"] * scale
+        values["within_90"] = weighted_mean((error <= bound).float(), head)
         return values
 
     def pictures(self, pred: torch.Tensor, batch: Sample) -> list[Picture]:
