@@ -11,10 +11,10 @@ nearest neighbour; the 95th percentile of the distance of their surfaces, in mm;
 voxels; how far there and back misses, median in mm over the brain; processor seconds of all
 threads; the peak memory of a process that runs the method on all pairs.
 
-`hybrid` is guided by brain_mr_segmentation where this release holds its weights, and tries the start
-of head_mr_registration where it holds those; `hybrid, images alone` is not guided; `hybrid, search
-alone` is, but has no start from the registration network; with `--weights FILE` there is one more,
-guided by other weights of the segmentation network.
+`hybrid` is guided by brain_mr_segmentation where this release holds its weights, and tries the
+start of head_mr_registration where it holds those; `hybrid, images alone` is not guided; `hybrid,
+search alone` is, but has no start from the registration network; with `--weights FILE` there is one
+more, guided by other weights of the segmentation network.
 
 Peers: elastix with its default maps (rigid, affine, B-spline); ConvexAdam (MIND) after our affine
 map, where `--convexadam FOLDER` names the folder that `pip install --no-deps --target FOLDER
