@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,7 +164,11 @@ def test_expected_errors_are_positive_and_follow_the_temperature(own_bundle) -> 
     folder = own_bundle()
     cold = translate(volume(), folder, trust=True)
     config = folder / "configs" / "inference.yaml"
-    config.write_text(config.read_text().replace("temperature: 1.0", "temperature: 2.0"))
+    text, n_times = re.subn(
+        r"(temperature: )([\d.]+)", lambda m: f"{m[1]}{2 * float(m[2])}", config.read_text()
+    )
+    assert n_times == 1
+    config.write_text(text)
     warm = translate(volume(), folder, trust=True)
     assert float(cold.uncertainty.min()) > 0
     np.testing.assert_allclose(
