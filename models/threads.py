@@ -7,7 +7,10 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["torch_settings"]
+__all__ = ["MOST_WINDOWS", "torch_settings"]
+
+MOST_WINDOWS = 4
+"""Windows of a network that are computed at a time at most, on a thread of the CPU each."""
 
 
 @contextmanager

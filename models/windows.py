@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from monai.inferers import SlidingWindowInferer
 
-__all__ = ["SideBySideInferer"]
+from radloom.models.threads import MOST_WINDOWS
 
-MOST_WINDOWS = 8
-"""At a time: each holds its own features."""
+__all__ = ["SideBySideInferer"]
 
 
 class SideBySideInferer(SlidingWindowInferer):  # type: ignore[misc]  # MONAI is not typed here

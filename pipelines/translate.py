@@ -16,7 +16,7 @@ contrasts that a study lacks stands in its metadata (`radloom.models.translation
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +28,7 @@ import torch
 
 from radloom.errors import ConfigError, InputError, MissingWeights
 from radloom.models.bundles import Bundle, bundle_sha256, find_bundle, load_bundle
-from radloom.models.threads import torch_settings
+from radloom.models.threads import MOST_WINDOWS, torch_settings
 from radloom.models.translation.attenuation import attenuation_511kev
 from radloom.models.translation.declaration import ANY, Declaration, read_declaration
 from radloom.models.translation.fitness import FITNESS_RANGES, fitness_of
@@ -48,6 +48,9 @@ from radloom.shapes import (
 )
 
 __all__ = ["OUTPUTS", "PseudoCT", "TranslateStage", "checks_of_input", "translate"]
+
+_WINDOW_BYTES = 350 * 2**20
+"""A window of 128 voxels an edge, in the widest layers of the network."""
 
 DEFAULT_BUNDLE = "head_mr_to_ct_translation"
 
@@ -229,12 +232,12 @@ class TranslateStage:
         """Bytes at the peak: a few float32 copies of the volumes, and the network's features."""
         inputs = self._inputs(study).values()
         unread = sum(output.unread_bytes for output in inputs)
-        return max((4 * 32 * output.n_voxels for output in inputs), default=0) + unread
+        return _working_bytes([output.n_voxels for output in inputs]) + unread
 
     def least_memory(self, study: Study) -> int:
         """The same and what it reads: windows of another size would give other numbers."""
         n_voxels = [output.n_voxels for output in self._inputs(study).values()]
-        return 4 * 32 * max(n_voxels, default=0) + 4 * sum(n_voxels)
+        return _working_bytes(n_voxels) + 4 * sum(n_voxels)
 
     def run(self, study: Study, context: Context) -> StageResult:
         """The pseudo-CT, what follows from it, and checks; skipped where one of them is absent.
@@ -330,6 +333,13 @@ class TranslateStage:
         if self._is_single():
             return f"the study has no volume of {', '.join(wanted)}"
         return f"the study has not what the bundle takes, registered: {', '.join(wanted)}"
+
+
+def _working_bytes(n_voxels: Sequence[int]) -> int:
+    """A few float32 copies of the largest volume, and the features of windows side by side."""
+    if not n_voxels:
+        return 0
+    return 4 * 32 * max(n_voxels) + MOST_WINDOWS * _WINDOW_BYTES
 
 
 def _attenuation_facts(declaration: Declaration) -> dict[str, Any]:

@@ -8,5 +8,6 @@
 - `deformable`: hybrid and voxelmorph, from two volumes and an affine map to fields in mm.
 - `working_grid`, `descriptors`, `search`, `instance`, `gauss_newton`, `flow`: its parts.
 - `structures`: what the segmentation network sees in both heads, for hybrid.
-- `network`, `learned`: VoxelMorph, and VoxelMorph on any pair of volumes.
+- `network`, `forces`, `learned`: VoxelMorph, what it is told beside the images; on any pair of
+  volumes.
 """

@@ -72,7 +72,7 @@ class Deformation:
     fixed_from_moving: Transform
     """The map back, on the moving grid, from the same velocity."""
     start: Start
-    """Where the search began."""
+    """Which of its starts it went on from."""
     refined_mm: float
     """How far the search carried the head from its start, mean."""
     inconsistency_mm: float
@@ -235,8 +235,9 @@ class _Task:
 
     def _from_network(self, registrar: Registrar) -> Velocity:
         """The network's velocity on blocks of the working grid, as the search's first knots lie."""
+        head, _ = grid_round(clipped(self.fixed), spacing_mm=self.plan.spacing_mm)
         velocity, grid = network_velocity(
-            self.fixed, self.moving, self.affine, self.grid, registrar, n_threads=self.n_threads
+            self.fixed, self.moving, self.affine, head, registrar, n_threads=self.n_threads
         )
         block = self.plan.search_block
         blocks = self.grid.coarser(block)

@@ -23,6 +23,7 @@ from radloom.models.segmentation.postprocessing import (
     Postprocessing,
     read_postprocessing,
 )
+from radloom.models.threads import MOST_WINDOWS
 
 if TYPE_CHECKING:
     from radloom.models.segmentation.prediction import NnunetModel
@@ -40,10 +41,6 @@ _ORIENTATIONS = {
 MOST_STRIPS = 8
 """Into how many strips a grid is cut at most where memory is short: windows on the borders are
 computed for each strip they lie in."""
-
-
-MOST_WINDOWS = 4
-"""How many windows are computed at a time at most, on a thread of the CPU each."""
 
 _WINDOWS_BYTES = 2e9
 """What they may take together."""

@@ -1,1 +1,4 @@
-"""One module for each network: `denoising`, `registration`, `translation`, `segmentation`."""
+"""What is learnt: `denoising`, `registration` (`overlap`, `poses`), `translation`, `segmentation`.
+
+`adversarial`, `contrasts`, `pairs`, `unpaired`: other ways to the same networks, for users' scans.
+"""

@@ -63,7 +63,8 @@ def _classes_at(moving: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """(N,) int64 classes at whole voxels (B, 3, i, j, k); outside 0."""
     padded = functional.pad(moving[:, 0], [1] * 6)
     i, j, k = (
-        (index[:, axis] + 1).clamp(0, size - 1).long() for axis, size in enumerate(padded.shape[1:])
+        (index[:, axis] + 1).nan_to_num(0).clamp(0, size - 1).long()
+        for axis, size in enumerate(padded.shape[1:])
     )
     _, _, n_j, n_k = padded.shape
     flat = ((i * n_j + j) * n_k + k).flatten(1)

@@ -33,8 +33,8 @@ class Segmentation:
     pairs: bool = False
     """A sample is one head."""
     wanted: tuple[str, ...] = ("image", "label", "sigma")
-    """MR as acquired, labels of the table, and the noise, 0 where the generator took the skull or
-    the face out."""
+    """MR as acquired, labels of the table, and the noise: where there is neither noise nor signal,
+    the generator took the skull or the face out."""
     gain: tuple[float, float] = (0.6, 1.4)
     """Of the deviation, drawn for each window."""
     shift: tuple[float, float] = (-0.5, 1.0)
@@ -53,7 +53,7 @@ class Segmentation:
         }
         image, label = own["image"].float(), own["label"]
         if "sigma" in own:
-            label = label * (own["sigma"] > 0)
+            label = label * ((own["sigma"] > 0) | (image != 0))
         image = (image - image.mean()) / image.std().clamp_min(1e-6)
         image = image * uniform(generator, self.gain) + uniform(generator, self.shift)
         return {"image": image, "classes": class_of_label(label)}
