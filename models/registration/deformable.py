@@ -176,6 +176,7 @@ class _Task:
     ) -> None:
         self.fixed, self.moving, self.affine = fixed[:1], moving[:1], affine
         self.device, self.n_threads, self.plan = device, n_threads, plan
+        self.masked = mask is not None
         self.grid, self.head = grid_round(
             clipped(self.fixed), mask=mask, spacing_mm=plan.spacing_mm
         )
@@ -235,7 +236,9 @@ class _Task:
 
     def _from_network(self, registrar: Registrar) -> Velocity:
         """The network's velocity on blocks of the working grid, as the search's first knots lie."""
-        head, _ = grid_round(clipped(self.fixed), spacing_mm=self.plan.spacing_mm)
+        head = self.grid
+        if self.masked:
+            head, _ = grid_round(clipped(self.fixed), spacing_mm=self.plan.spacing_mm)
         velocity, grid = network_velocity(
             self.fixed, self.moving, self.affine, head, registrar, n_threads=self.n_threads
         )

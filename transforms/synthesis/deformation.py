@@ -282,14 +282,15 @@ def sample_volume(
     sampling_grid: torch.Tensor,
     *,
     mode: Literal["linear", "nearest"] = "linear",
+    outside: Literal["border", "zeros"] = "border",
 ) -> torch.Tensor:
-    """As `warp`, with a sampling grid made once for several volumes."""
+    """As `warp`, with a sampling grid made once for several volumes; `outside`: what is there."""
     nearest = mode == "nearest" or not volume.is_floating_point()
     sampled = functional.grid_sample(
         volume[None].float(),
         sampling_grid,
         mode="nearest" if nearest else "bilinear",
-        padding_mode="border",
+        padding_mode=outside,
         align_corners=True,
     )
     return sampled[0].to(volume.dtype)

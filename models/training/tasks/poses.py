@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from radloom.transforms.synthesis.deformation import sample_volume
 from radloom.transforms.synthesis.draws import Range, uniform
 
 __all__ = ["AffineError", "alignment", "cut", "displacement_seen", "moved", "window_of"]
@@ -97,16 +98,13 @@ def cut(volume: torch.Tensor, start: Sequence[int], shape: Sequence[int]) -> tor
     return functional.pad(volume, pads)
 
 
-def moved(
-    volume: torch.Tensor, there: torch.Tensor, shape: Sequence[int], *, nearest: bool = False
-) -> torch.Tensor:
+def moved(volume: torch.Tensor, there: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """(C, *shape): `volume` (C, I, J, K) seen at ``there(voxel)``; 0 outside.
 
     Args:
-        volume: float, or classes.
+        volume: float, interpolated, or bytes of classes, the nearest of which is taken.
         there: (4, 4) voxel -> voxel of `volume`.
         shape: of the result.
-        nearest: no interpolation.
     """
     own = torch.tensor(volume.shape[1:], dtype=torch.float64) - 1
     axes = [torch.arange(n, device=volume.device, dtype=torch.float32) for n in shape]
@@ -116,14 +114,7 @@ def moved(
         i, j, k = axes
         rows.append((a * i + d - 1)[:, None, None] + (b * j)[:, None] + c * k)
     grid = torch.stack(rows[::-1], dim=-1)[None]
-    seen = functional.grid_sample(
-        volume[None].float(),
-        grid,
-        mode="nearest" if nearest else "bilinear",
-        padding_mode="zeros",
-        align_corners=True,
-    )[0]
-    return seen.to(volume.dtype)
+    return sample_volume(volume, grid, outside="zeros")
 
 
 def displacement_seen(ddf: torch.Tensor, there: torch.Tensor, start: Sequence[int]) -> torch.Tensor:

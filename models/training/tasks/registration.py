@@ -87,7 +87,7 @@ class Registration:
         into[:3, 3] = torch.tensor(start)
         result = {name: cut(batch[name], start, shape) for name in ("fixed", "fixed_image")}
         for name in ("moving", "moving_image"):
-            result[name] = moved(batch[name], there @ into, shape, nearest=name == "moving")
+            result[name] = moved(batch[name], there @ into, shape)
         if "ddf" in batch:
             result["ddf"] = displacement_seen(cut(batch["ddf"], start, shape), there, start)
         return result

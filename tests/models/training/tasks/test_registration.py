@@ -87,7 +87,7 @@ def test_an_affine_map_between_heads_is_found_from_their_structures() -> None:
     true = AffineError((0.1, 0.1), (0.05, 0.05), (0.02, 0.02), (2, 2)).draw(
         torch.Generator(), (20, 22, 24)
     )
-    moving = moved(fixed, torch.linalg.inv(true), fixed.shape[1:], nearest=True)
+    moving = moved(fixed, torch.linalg.inv(true), fixed.shape[1:])
     found = alignment(fixed, moving, 36)
     points = torch.tensor([[8.0, 8, 8, 1], [30, 30, 30, 1], [8, 30, 20, 1]], dtype=torch.float64).T
     assert (true @ points - points).norm(dim=0).min() > 2
