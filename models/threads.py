@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
 
-__all__ = ["MOST_WINDOWS", "torch_settings"]
+__all__ = ["MOST_WINDOWS", "lone_threads", "torch_settings"]
 
 MOST_WINDOWS = 4
 """Windows of a network that are computed at a time at most, on a thread of the CPU each."""
@@ -29,3 +30,8 @@ def torch_settings(n_threads: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         cudnn.benchmark, cudnn.deterministic = before[1:]
+
+
+def lone_threads(n: int) -> ThreadPoolExecutor:
+    """`n` threads that compute alone in PyTorch, so that no sum depends on how many there are."""
+    return ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from typing import Any
 
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from radloom.models.threads import MOST_WINDOWS
+from radloom.models.threads import MOST_WINDOWS, lone_threads
 
 __all__ = ["SideBySideInferer"]
 
@@ -42,7 +41,7 @@ class SideBySideInferer(SlidingWindowInferer):  # type: ignore[misc]  # MONAI is
 
         before = torch.get_num_threads()
         try:
-            with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            with lone_threads(n) as pool:
                 return SlidingWindowInferer.__call__(by_n, inputs, answers, **kwargs)
         finally:
             torch.set_num_threads(before)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from radloom.errors import StageFailed
+from radloom.models.threads import lone_threads
 
 __all__ = ["Predict", "Windows", "finished_planes", "mirrored", "plan_windows"]
 
@@ -159,15 +160,12 @@ def finished_planes(
 
 
 def _in_order(work: Callable[[_T], _R], items: Sequence[_T], parallel: int) -> Iterator[_R]:
-    """What `work` makes of each item, in order; at most `parallel` are begun or wait to be taken.
-
-    Each thread computes alone, so that no sum depends on how many there are.
-    """
+    """What `work` makes of each item, in order; `parallel` at most are begun or wait to be taken."""
     if parallel == 1:
         yield from map(work, items)
         return
     waiting: deque[Future[_R]] = deque()
-    with ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with lone_threads(parallel) as pool:
         for item in items:
             if len(waiting) == parallel:
                 yield waiting.popleft().result()
