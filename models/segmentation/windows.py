@@ -160,7 +160,7 @@ def finished_planes(
 
 
 def _in_order(work: Callable[[_T], _R], items: Sequence[_T], parallel: int) -> Iterator[_R]:
-    """What `work` makes of each item, in order; `parallel` at most are begun or wait to be taken."""
+    """What `work` makes of each item, in order; at most `parallel` are begun or not yet taken."""
     if parallel == 1:
         yield from map(work, items)
         return
