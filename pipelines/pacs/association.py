@@ -54,7 +54,14 @@ class Caller:
         Raises:
             PacsFailed: there is none to be had; says why.
         """
-        from pynetdicom import AE
+        from pynetdicom import AE, evt
+        from pynetdicom.pdu import A_ASSOCIATE_RJ
+
+        rejections: list[Any] = []
+
+        def keep(event: Any) -> None:
+            if isinstance(event.pdu, A_ASSOCIATE_RJ):
+                rejections.append(event.pdu)
 
         ae = AE(ae_title=self.ae_title)
         ae.acse_timeout = ae.connection_timeout = self.limits.connect_s
@@ -69,12 +76,16 @@ class Caller:
                     ae_title=self.address.ae_title,
                     ext_neg=list(roles),
                     tls_args=secured,
-                    evt_handlers=[*handlers(self.limits, folder), *on_event],
+                    evt_handlers=[
+                        *handlers(self.limits, folder),
+                        (evt.EVT_PDU_RECV, keep),
+                        *on_event,
+                    ],
                 )
             except OSError:
                 raise PacsFailed(f"expected {self.address}, found no such host") from None
             if not association.is_established:
-                raise self._refusal(association)
+                raise self._refusal(rejections)
             _throttle(association)
             try:
                 yield association
@@ -83,10 +94,15 @@ class Caller:
                 raise
             association.release()
 
-    def _refusal(self, association: Any) -> PacsFailed:
-        if association.is_rejected:
-            answer = association.acceptor.primitive
-            return self._rejection(answer.result, answer.result_source, answer.diagnostic)
+    def _refusal(self, rejections: Sequence[Any]) -> PacsFailed:
+        """Why there is no association, by the rejections received.
+
+        pynetdicom's own ``is_rejected`` says nothing of one whose peer had hung up by the time that
+        pynetdicom looked whether it was connected.
+        """
+        if rejections:
+            answer = rejections[0]
+            return self._rejection(answer.result, answer.source, answer.reason_diagnostic)
         problem = self._connection_problem()
         if problem is not None:
             return problem

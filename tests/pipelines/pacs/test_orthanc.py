@@ -195,6 +195,22 @@ def test_wrong_titles_and_paths_are_told_apart(orthanc, objects):
         unknown.find_studies(parse_query(["PatientID=*"]))
 
 
+def test_a_rejection_that_comes_before_anybody_looks_is_one(orthanc):
+    from pynetdicom import build_context, evt
+
+    def look_late(event):
+        time.sleep(0.5)
+
+    wrong = Caller(replace(orthanc.dicom, ae_title="WRONG"), limits=QUICK)
+    contexts = [build_context("1.2.840.10008.1.1")]
+    late = [(evt.EVT_REQUESTED, look_late)]
+    with (
+        pytest.raises(PacsFailed, match="its AE title is not WRONG"),
+        wrong.associated(contexts, on_event=late),
+    ):
+        pass
+
+
 def test_what_we_store_is_what_another_client_retrieves(orthanc, tmp_path, objects):
     client_module = pytest.importorskip("dicomweb_client")
     (path,) = objects.write("a", n=1)
