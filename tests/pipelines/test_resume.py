@@ -16,7 +16,7 @@ import pytest
 
 from radloom.pipelines.demo import write_demo_study
 
-N_STUDIES = 6
+N_STUDIES = 4
 KILLS = 3
 SEED = 20
 WORKFLOW = """
@@ -28,6 +28,7 @@ stages:
   - stage: register
     parameters: {moving: [flair], fast: true}
   - stage: segment
+    parameters: {fast: true}
   - stage: report
 """
 
