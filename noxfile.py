@@ -6,7 +6,10 @@ mypy and the doctests look at the installed package: install it plainly (``pip i
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nox
@@ -48,8 +51,29 @@ def slow(session: nox.Session) -> None:
     """The long tests: real sizes, real scans, processes killed on the way.
 
     A process for each file, so that no more native libraries meet in one than a user's own would
-    load; see ``pytest_unconfigure`` in ``tests/conftest.py``.
+    load; see ``pytest_unconfigure`` in ``tests/conftest.py``. Two files at a time, each with one
+    thread of OpenMP: two threads on small arrays are hardly faster than one.
     """
-    for path in sorted(Path("tests").rglob("test_*.py")):
-        if "mark.slow" in path.read_text(encoding="utf-8"):
-            session.run(*PYTEST, "-m", "slow", *session.posargs, str(path))
+    paths = [
+        path
+        for path in sorted(Path("tests").rglob("test_*.py"))
+        if "mark.slow" in path.read_text(encoding="utf-8")
+    ]
+
+    def run(path: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+        command = [*PYTEST, "-m", "slow", *session.posargs, str(path)]
+        alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return path, subprocess.run(  # noqa: S603 (our own tests)
+            command, env=alone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, check=False,
+        )  # fmt: skip
+
+    failed = []
+    with ThreadPoolExecutor(2) as pool:
+        for done in as_completed([pool.submit(run, path) for path in paths]):
+            path, result = done.result()
+            sys.stdout.write(result.stdout)
+            if result.returncode:
+                failed.append(f"{path} (exit status {result.returncode})")
+    if failed:
+        session.error("failed: " + ", ".join(failed))
