@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from radloom.errors import InputError, MissingWeights
 from radloom.models.bundles import bundle_sha256, find_bundle, load_bundle
 from radloom.models.denoising.network import FLOOR, HU_UNIT
 from radloom.models.inference import load_weights
+from radloom.transforms.denoising.shrinkage import thickest_axis
 
 __all__ = ["BUNDLES", "Denoiser", "bundle_of", "denoise_with_network", "shipped_denoiser"]
 
@@ -99,16 +100,23 @@ def _loaded(
 
 
 def denoise_with_network(
-    image: npt.ArrayLike, sigma: float | npt.ArrayLike, denoiser: Denoiser, *, modality: str
+    image: npt.ArrayLike,
+    sigma: float | npt.ArrayLike,
+    spacing: Sequence[float],
+    denoiser: Denoiser,
+    *,
+    modality: str,
 ) -> Floats:
     """The image (I, J, K) without its noise, float32 in the same units.
 
     The network sees MR over its 99th percentile and CT in thousands of HU, and the noise level
-    beside it. Larger images go through in windows that a Gaussian blends.
+    beside it, the axis of the thickest slices last (`shrinkage.BLOCK`). Larger images go through in
+    windows that a Gaussian blends.
 
     Args:
         image: (I, J, K), finite; never changed.
         sigma: standard deviation of the noise in the image's units, one number or a map (I, J, K).
+        spacing: millimetres along I, J, K.
         denoiser: the network.
         modality: DICOM code.
 
@@ -127,8 +135,10 @@ def denoise_with_network(
         return values
     told = np.maximum(level / np.float32(scale), np.float32(FLOOR))
     pair = np.stack([values / np.float32(scale), np.broadcast_to(told, values.shape)])
-    clean = _in_windows(torch.from_numpy(pair), denoiser)
-    return np.asarray(clean.numpy() * np.float32(scale), dtype=np.float32)
+    thickest = thickest_axis(spacing)
+    turned = np.ascontiguousarray(pair.swapaxes(1 + thickest, 3))
+    clean = _in_windows(torch.from_numpy(turned), denoiser).numpy().swapaxes(thickest, 2)
+    return np.asarray(clean * np.float32(scale), dtype=np.float32)
 
 
 def _in_windows(pair: torch.Tensor, denoiser: Denoiser) -> torch.Tensor:

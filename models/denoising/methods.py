@@ -20,18 +20,20 @@ from radloom.models.denoising.learned import Denoiser, denoise_with_network, shi
 from radloom.models.denoising.noise import NoiseEstimate, estimate_noise
 from radloom.models.denoising.noise_map import estimate_noise_map
 from radloom.models.denoising.prior import DeepPrior, deep_image_prior
+from radloom.models.threads import torch_settings
 from radloom.shapes import affine_of, array_of
 from radloom.transforms.denoising.nlm import NonLocalMeans, non_local_means
+from radloom.transforms.denoising.shrinkage import cosine_shrinkage
 from radloom.transforms.denoising.tv import total_variation
 
 __all__ = ["METHODS", "Denoised", "How", "Method", "denoise_image"]
 
 Floats = npt.NDArray[np.float32]
 
-Method: TypeAlias = Literal["network", "dip", "nlm", "tv", "bm4d"]
+Method: TypeAlias = Literal["network", "dip", "dct", "nlm", "tv", "bm4d"]
 
 METHODS: tuple[str, ...] = get_args(Method)
-"""Trained network, deep image prior, non-local means, total variation, BM4D."""
+"""Trained network, deep image prior, cosine shrinkage, non-local means, total variation, BM4D."""
 
 UNEVEN = 1.45
 """A `NoiseMap.unevenness` above which noise counts as uneven.
@@ -59,16 +61,17 @@ class How:
     """How an image is denoised; every field has a default that suits most."""
 
     method: Method = "nlm"
-    """network, dip (deep image prior), nlm (non-local means), tv (total variation) or bm4d."""
+    """network, dip (deep image prior), dct (shrinkage of cosine coefficients), nlm (non-local
+    means), tv (total variation) or bm4d."""
     sigma: float | npt.ArrayLike | None = None
     """Standard deviation of the noise in the image's units, one number or a map (I, J, K); None: it
     is estimated."""
     uneven: bool | None = None
     """Whether an estimate is a map; None: where noise is found to be more uneven than `UNEVEN`."""
     fast: bool = False
-    """Less work for a weaker result; the network and BM4D know no less."""
+    """Less work for a weaker result; the network, dct and BM4D know no less."""
     n_threads: int = 1
-    """Of the CPU; the results of nlm and tv do not depend on it."""
+    """Of the CPU; the results of dct, nlm and tv do not depend on it."""
     device: torch.device | None = None
     """Where network and deep image prior run; None: the CPU."""
     guide: npt.ArrayLike | None = None
@@ -120,7 +123,7 @@ def denoise_image(
     if how.method == "network":
         denoiser = how.denoiser or shipped_denoiser(modality, how.device or torch.device("cpu"))
         level = noise.sigma if relative is None else noise.sigma * relative
-        return denoise_with_network(values, level, denoiser, modality=modality), noise
+        return denoise_with_network(values, level, spacing, denoiser, modality=modality), noise
     even = values if relative is None else values / relative
     clean = _without_weights(even, spacing, noise.sigma, modality == "MR", how)
     return clean if relative is None else clean * relative, noise
@@ -175,6 +178,9 @@ def _without_weights(
             device=how.device or torch.device("cpu"),
             n_threads=how.n_threads,
         )
+    if how.method == "dct":
+        with torch_settings(how.n_threads):
+            return cosine_shrinkage(values, sigma, spacing=spacing, rician=rician)
     if how.method == "bm4d":
         return block_matching(values, sigma, rician=rician)
     if how.method == "tv":

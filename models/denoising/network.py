@@ -6,6 +6,8 @@ import torch
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch.nn import functional
 
+from radloom.transforms.denoising.shrinkage import shrunk
+
 __all__ = ["FLOOR", "HU_UNIT", "ChannelNorm", "NoiseResidual", "channel_normed"]
 
 FLOOR = 0.004
@@ -15,8 +17,8 @@ HU_UNIT = 1000.0
 """CT is given to the network in thousands of HU."""
 
 
-DETAIL_LIMIT = 3.0
-"""Detail beyond this many deviations of the noise is anatomy, and shown no larger."""
+DETAIL_LIMIT = 6.0
+"""Differences beyond this many deviations of the noise are anatomy, and shown no larger."""
 
 
 class ChannelNorm(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
@@ -57,26 +59,29 @@ def channel_normed(network: torch.nn.Module) -> torch.nn.Module:
 
 
 class NoiseResidual(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
-    """``clean = image - sigma * backbone(image, 10 sigma, detail / sigma)``.
+    """``clean = first - sigma * backbone(first, 10 sigma, removed / sigma, detail / sigma)``.
 
-    With no noise (sigma 0) the image comes back as it was. `detail` is the image without its local
-    mean; in units of sigma it keeps faint noise apart from rounding where the backbone runs in half
-    precision.
+    `first` is the image by `shrunk`, which needs no weights, and `removed` what that took away: the
+    backbone learns what is wrong with it. `detail` is `first` without its local mean. In units of
+    sigma both are kept apart from rounding where the backbone runs in half precision. With no noise
+    (sigma 0) the image comes back as it was.
 
     With `fold` 2 the backbone works on half the grid: the eight voxels of a block of 2 x 2 x 2 are
     its channels (Shi et al. 2016, doi:10.1109/CVPR.2016.207; for denoising Zhang et al., FFDNet,
     2018, doi:10.1109/TIP.2018.2839891), an eighth of the work at the same width.
 
     Args:
-        backbone: (B, 3 f, I/fold, J/fold, K/fold) -> (B, f, I/fold, J/fold, K/fold), f = fold**3;
+        backbone: (B, 4 f, I/fold, J/fold, K/fold) -> (B, f, I/fold, J/fold, K/fold), f = fold**3;
             with strides, I, J and K must be multiples.
         fold: edge of the blocks in voxels; 1: none.
+        strength: the noise counts as so much stronger for `shrunk`, which takes it for white.
     """
 
-    def __init__(self, backbone: torch.nn.Module, fold: int = 1) -> None:
+    def __init__(self, backbone: torch.nn.Module, fold: int = 1, strength: float = 1.0) -> None:
         super().__init__()
         self.backbone = backbone
         self.fold = fold
+        self.strength = strength
 
     def forward(self, image_and_sigma: torch.Tensor) -> torch.Tensor:
         """(B, 1, I, J, K) float32, the clean image.
@@ -86,8 +91,16 @@ class NoiseResidual(torch.nn.Module):  # type: ignore[misc]  # torch is not type
                 deviation of the noise in each voxel in the same units.
         """
         image, sigma = image_and_sigma.float().split(1, dim=1)
-        mean = functional.avg_pool3d(image, 3, stride=1, padding=1, count_include_pad=False)
-        detail = ((image - mean) / sigma.clamp_min(1e-4)).clamp(-DETAIL_LIMIT, DETAIL_LIMIT)
-        seen = pixelunshuffle(torch.cat([image, 10 * sigma, detail], dim=1), 3, self.fold)
+        with torch.no_grad():
+            first = torch.where(sigma > 0, shrunk(image, self.strength * sigma), image)
+            mean = functional.avg_pool3d(first, 3, stride=1, padding=1, count_include_pad=False)
+            unit = sigma.clamp_min(1e-4)
+            removed, detail = (
+                (difference / unit).clamp(-DETAIL_LIMIT, DETAIL_LIMIT)
+                for difference in (image - first, first - mean)
+            )
+            seen = pixelunshuffle(
+                torch.cat([first, 10 * sigma, removed, detail], dim=1), 3, self.fold
+            )
         noise = pixelshuffle(self.backbone(seen).float(), 3, self.fold)
-        return image - sigma * noise
+        return first - sigma * noise

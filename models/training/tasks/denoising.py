@@ -10,7 +10,9 @@ from torch.nn import functional
 from radloom.models.denoising.network import FLOOR, HU_UNIT
 from radloom.models.training.pictures import Picture
 from radloom.models.training.task import Sample, weighted_mean
-from radloom.transforms.synthesis.draws import Range, log_uniform
+from radloom.transforms.synthesis.artefacts.noise import magnitude_with_noise
+from radloom.transforms.synthesis.draws import Range, chance, log_uniform, uniform
+from radloom.transforms.synthesis.fields import blur
 
 __all__ = ["Denoising"]
 
@@ -34,6 +36,11 @@ class Denoising:
     on how much bright fat is in view. HU are what they are."""
     floor: float = FLOOR
     """The least noise level that the network is told and that errors are measured in."""
+    smoothed: float = 0.0
+    """Of windows that are rendered anew: the clean image smoothed, white Rician noise of the same
+    level over it; for voxels smaller than what a scanner resolves. Never of CT."""
+    smoothing: Range = (0.3, 1.6)
+    """Standard deviation of that Gaussian in voxels, along each axis its own."""
     modality: str = "mr"
     """``mr`` or ``ct``."""
     pairs: bool = False
@@ -53,6 +60,8 @@ class Denoising:
         scale = 1 / HU_UNIT if self.modality == "ct" else log_uniform(generator, self.gain)
         noisy, clean = (scale * sample[name].float() for name in names[:2])
         sigma = scale * sample[names[2]].float() if names[2] in sample else _rms(noisy - clean)
+        if self.modality != "ct" and chance(generator, self.smoothed):
+            noisy, clean = self._rendered_anew(clean, sigma, generator)
         told = (sigma * log_uniform(generator, self.level_error)).clamp_min(self.floor)
         weight = torch.ones_like(noisy)
         if "structures" in sample:
@@ -68,6 +77,14 @@ class Denoising:
             "sigma": sigma.expand_as(noisy).clamp_min(self.floor),
             "weight": weight,
         }
+
+    def _rendered_anew(
+        self, clean: torch.Tensor, sigma: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        i, j, k = (uniform(generator, self.smoothing) for _ in range(3))
+        smooth = blur(clean, (i, j, k))
+        first, second = (torch.randn(clean.shape, generator=generator).to(clean) for _ in range(2))
+        return magnitude_with_noise(smooth, sigma, first, second), smooth
 
     def loss(self, pred: torch.Tensor, batch: Sample) -> dict[str, torch.Tensor]:
         """Squared error in units of the noise, straight beyond one unit."""

@@ -18,6 +18,8 @@ from radloom.models.denoising.learned import (
 )
 from radloom.models.denoising.network import FLOOR
 
+EVEN = (1.0, 1.0, 1.0)
+
 
 class Backbone(torch.nn.Module):
     """Gives the image less a tenth of the level, and remembers what it saw."""
@@ -39,7 +41,7 @@ def test_any_grid_comes_back_in_its_own_units(shape, modality):
     before = image.copy()
     network = Backbone()
     clean = denoise_with_network(
-        image, 20.0, Denoiser(network, window=(32, 32, 32)), modality=modality
+        image, 20.0, (1, 1, 3), Denoiser(network, window=(32, 32, 32)), modality=modality
     )
     assert clean.shape == shape
     assert clean.dtype == np.float32
@@ -48,21 +50,33 @@ def test_any_grid_comes_back_in_its_own_units(shape, modality):
     assert all(n % 8 == 0 and n <= 32 for s in network.shapes for n in s[2:])
 
 
+@pytest.mark.parametrize("thickest", [0, 1, 2])
+def test_the_network_sees_thick_slices_one_behind_the_other_along_the_last_axis(thickest):
+    spacing = [4.0 if axis == thickest else 1.0 for axis in range(3)]
+    shape = [8 if axis == thickest else 16 for axis in range(3)]
+    image = np.random.default_rng(0).normal(300, 50, shape).astype(np.float32)
+    level = np.random.default_rng(1).uniform(10, 20, shape).astype(np.float32)
+    network = Backbone()
+    clean = denoise_with_network(image, level, spacing, Denoiser(network), modality="CT")
+    assert network.shapes == {(1, 2, 16, 16, 8)}
+    np.testing.assert_allclose(clean, image - 0.1 * level, rtol=1e-5)
+
+
 def test_the_noise_may_be_a_map_and_has_a_floor():
     image = np.full((16, 16, 16), 2.0, np.float32)
     level = np.zeros_like(image)
     level[8:] = 0.5
-    clean = denoise_with_network(image, level, Denoiser(Backbone()), modality="MR")
+    clean = denoise_with_network(image, level, EVEN, Denoiser(Backbone()), modality="MR")
     np.testing.assert_allclose(clean[8:], 1.95, rtol=1e-6)
     np.testing.assert_allclose(clean[:8], 2.0 - 0.1 * FLOOR * 2.0, rtol=1e-6)
-    unknown = denoise_with_network(image, 0.0, Denoiser(Backbone()), modality="MR")
+    unknown = denoise_with_network(image, 0.0, EVEN, Denoiser(Backbone()), modality="MR")
     assert np.array_equal(unknown, image)
 
 
 def test_refuses_what_does_not_fit():
     image = np.ones((8, 8, 8), np.float32)
     with pytest.raises(InputError, match="noise level or a map"):
-        denoise_with_network(image, np.ones((8, 8)), Denoiser(Backbone()), modality="MR")
+        denoise_with_network(image, np.ones((8, 8)), EVEN, Denoiser(Backbone()), modality="MR")
     with pytest.raises(MissingWeights, match="got 'PT'"):
         bundle_of("PT")
 
@@ -86,7 +100,7 @@ def test_what_a_release_without_weights_says(modality):
     from radloom.models.bundles import find_bundle
 
     if (find_bundle(bundle_of(modality)) / "models" / "model.pt").is_file():
-        assert shipped_denoiser(modality, torch.device("cpu")).window == (192, 192, 192)
+        assert shipped_denoiser(modality, torch.device("cpu")).window == (112, 112, 112)
     else:
         with pytest.raises(MissingWeights, match=bundle_of(modality)):
             shipped_denoiser(modality, torch.device("cpu"))

@@ -83,6 +83,19 @@ def test_metrics_of_the_truth(source) -> None:
     assert float(task.metrics(batch["clean"], batch)["noise_left"]) < 0.05
 
 
+def test_a_window_rendered_anew_is_smoother_under_as_much_noise(source) -> None:
+    sample = source.sample(Denoising().wanted, torch.Generator().manual_seed(3), pair=False)
+    found = [
+        Denoising(smoothed=p, gain=(1, 1)).prepare(sample, torch.Generator().manual_seed(0))
+        for p in (0.0, 1.0)
+    ]
+    edges = [float(one["clean"].diff(dim=-1).square().mean()) for one in found]
+    assert edges[1] < 0.8 * edges[0]
+    bright = found[1]["clean"] > 4 * found[1]["sigma"]
+    noise = (found[1]["image"][:1] - found[1]["clean"])[bright] / found[1]["sigma"][bright]
+    assert float(noise.std()) == pytest.approx(1, abs=0.1)
+
+
 @pytest.mark.parametrize("evenness", [0.0, 0.5, 1.0])
 def test_evenness_says_how_much_the_few_voxels_of_bone_count(evenness) -> None:
     hu = torch.zeros(1, 1, 10, 10, 10)
