@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from radloom.errors import InputError
+from radloom.transforms.denoising.inputs import checked_volume
 
 __all__ = ["NonLocalMeans", "non_local_means", "patch_radii", "search_radii"]
 
@@ -124,11 +125,7 @@ def non_local_means(
     True
     """
     settings = settings or NonLocalMeans()
-    values = np.asarray(image, dtype=np.float32)
-    if values.ndim != 3:
-        raise InputError(f"expected an image (I, J, K), got shape {values.shape}")
-    if not np.isfinite(sigma) or sigma < 0:
-        raise InputError(f"expected a finite noise level of 0 or more, got {sigma}")
+    values = checked_volume(image, sigma)
     if sigma == 0 or values.size == 0:
         return np.array(values)
     patch = patch_radii(settings.patch_radius, spacing)

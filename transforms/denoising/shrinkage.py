@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from radloom.errors import InputError
+from radloom.transforms.denoising.inputs import checked_volume
 from radloom.transforms.denoising.rician import signal_of_mean
 
 __all__ = ["BLOCK", "cosine_shrinkage", "shrunk", "thickest_axis"]
@@ -65,15 +65,11 @@ def cosine_shrinkage(
     >>> bool(cosine_shrinkage(noisy, 5.0).std() < 2)
     True
     """
-    values = np.array(image, dtype=np.float32)
-    if values.ndim != 3:
-        raise InputError(f"expected an image (I, J, K), got shape {values.shape}")
-    if not np.isfinite(sigma) or sigma < 0:
-        raise InputError(f"expected a finite noise level of 0 or more, got {sigma}")
+    values = checked_volume(image, sigma)
     if sigma == 0 or values.size == 0:
-        return values
+        return np.array(values)
     thickest = thickest_axis(spacing)
-    turned = torch.from_numpy(values).swapaxes(thickest, 2) / sigma
+    turned = torch.from_numpy(values / np.float32(sigma)).swapaxes(thickest, 2)
     clean = torch.empty_like(turned)
     with torch.inference_mode():
         for tile in product(*(range(0, n, _TILE) for n in turned.shape)):

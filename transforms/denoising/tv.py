@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from radloom.errors import InputError
+from radloom.transforms.denoising.inputs import checked_volume
 
 __all__ = ["total_variation"]
 
@@ -65,13 +65,9 @@ def total_variation(
     """
     from skimage.restoration import denoise_tv_chambolle
 
-    values = np.array(image, dtype=np.float32)
-    if values.ndim != 3:
-        raise InputError(f"expected an image (I, J, K), got shape {values.shape}")
-    if not np.isfinite(sigma) or sigma < 0:
-        raise InputError(f"expected a finite noise level of 0 or more, got {sigma}")
+    values = checked_volume(image, sigma)
     if sigma == 0 or values.size == 0:
-        return values
+        return np.array(values)
     thick = int(np.argmax(spacing))
     slices = max(spacing) > THICK * min(spacing)
     parts = np.moveaxis(values, thick, 0) if slices else values[None]
