@@ -16,7 +16,7 @@ import pytest
 
 from radloom.pipelines.demo import write_demo_study
 
-N_STUDIES = 4
+N_STUDIES = 6
 KILLS = 3
 SEED = 20
 WORKFLOW = """
@@ -28,7 +28,6 @@ stages:
   - stage: register
     parameters: {moving: [flair], fast: true}
   - stage: segment
-    parameters: {fast: true}
   - stage: report
 """
 
