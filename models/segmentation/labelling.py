@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from radloom.models.segmentation.refinement import Candidates
 from radloom.models.segmentation.resampling import Neighbours, coarse_axis, linear, nearest
 
 __all__ = ["Doubt", "Labeller", "Rule", "TakeProbabilities", "neighbours"]
@@ -63,13 +64,16 @@ class Rule:
         """(classes, x, y, z) float32, of all scores."""
         return scores.float().sigmoid() if self.regions else scores.float().softmax(0)
 
-    def possible(self, scores: torch.Tensor) -> list[int]:
-        """The classes of a box (classes, x, y, z) that may win somewhere in it."""
+    def possible(self, scores: torch.Tensor, margin: float = 0.0) -> list[int]:
+        """The classes of a box (classes, x, y, z) that may come within `margin` of winning in it.
+
+        With regions `margin` does not count.
+        """
         flat = scores.flatten(1)
         high = flat.amax(1)
         if self.regions:
             return [at for at, value in enumerate(high.tolist()) if value > 0]
-        least = float(flat.amin(1).max())
+        least = float(flat.amin(1).max()) - margin
         return [at for at, value in enumerate(high.tolist()) if value >= least]
 
 
@@ -162,6 +166,7 @@ class Labeller:
         axes: of each axis, from the model's places to those of `box`.
         rule: what scores mean.
         probabilities: takes all probabilities too, where asked for.
+        candidates: takes what is possible in each voxel, where labels are refined later.
         double: interpolate in float64, as nnU-Net does, rather than in float32.
     """
 
@@ -170,6 +175,7 @@ class Labeller:
     axes: tuple[Neighbours, ...]
     rule: Rule
     probabilities: TakeProbabilities | None = None
+    candidates: Candidates | None = None
     double: bool = True
     _held: torch.Tensor | None = field(default=None, repr=False)
     _first: int = 0
@@ -218,18 +224,27 @@ class Labeller:
             whole = torch.stack([self._interpolated(channel, local) for channel in scores])
             chances = self.rule.probabilities(whole).half().cpu().numpy()
             self.probabilities(at, chances)
-            self.out[at] = self._labels(enumerate(whole), whole).cpu().numpy()
+            self._keep(at, range(len(whole)), whole)
             return
-        possible = self.rule.possible(scores)
-        if len(possible) == 1 and not self.rule.regions:
-            self.out[at] = possible[0]
-            return
+        margin = 0.0 if self.candidates is None else self.candidates.margin
+        possible = self.rule.possible(scores, margin)
         shape = [len(axis.low) for axis in local]
-        found = ((channel, self._interpolated(scores[channel], local)) for channel in possible)
-        self.out[at] = self.rule.labels(found, shape, scores.device).cpu().numpy()
+        if len(possible) == 1 and not self.rule.regions:
+            self._keep(at, possible, torch.zeros(1, *shape))
+            return
+        found = (self._interpolated(scores[channel], local) for channel in possible)
+        if self.candidates is not None:
+            self._keep(at, possible, torch.stack(list(found)))
+            return
+        pairs = zip(possible, found, strict=True)
+        self.out[at] = self.rule.labels(pairs, shape, scores.device).cpu().numpy()
 
-    def _labels(self, found: Any, like: torch.Tensor) -> torch.Tensor:
-        return self.rule.labels(found, like.shape[1:], like.device)
+    def _keep(self, at: tuple[slice, ...], classes: Sequence[int], scores: torch.Tensor) -> None:
+        """Labels of the scores (classes, x, y, z) of a box, and what else is possible there."""
+        pairs = zip(classes, scores, strict=True)
+        self.out[at] = self.rule.labels(pairs, scores.shape[1:], scores.device).cpu().numpy()
+        if self.candidates is not None:
+            self.candidates.take(at, classes, scores)
 
     def _interpolated(self, scores: torch.Tensor, axes: Sequence[Neighbours]) -> torch.Tensor:
         """(x, y, z) float16, of the scores (X, Y, Z) of one class."""

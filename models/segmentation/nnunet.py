@@ -23,6 +23,7 @@ from radloom.models.segmentation.postprocessing import (
     Postprocessing,
     read_postprocessing,
 )
+from radloom.models.segmentation.refinement import Refinement
 from radloom.models.threads import MOST_WINDOWS
 
 if TYPE_CHECKING:
@@ -140,6 +141,11 @@ class NnunetFolder:
     def postprocessing(self) -> Postprocessing:
         """What ``postprocessing.json`` asks for; nnU-Net's own pickle is not read."""
         return read_postprocessing(self.path, self.label_names)
+
+    @property
+    def refinement(self) -> Refinement | None:
+        """How labels are brought to the image's edges; nnU-Net's own models never ask for it."""
+        return None
 
     def sha256(self) -> str:
         """A hash of all that decides the model's results: plans, data set, checkpoints, options."""

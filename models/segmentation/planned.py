@@ -3,7 +3,8 @@
 Such a bundle holds ``configs/plans.json`` and ``configs/dataset.json`` beside
 ``configs/metadata.json``. Scores come back to the image's grid by linear interpolation, plane after
 plane, and the largest is taken there, so labels are as fine as the image and no buffer of all
-classes on its grid is ever made. `radloom segment`, the segment stage and the bundle's own
+classes on its grid is ever made; where the metadata ask for it, labels are then refined by the
+image's intensities (`refinement`). `radloom segment`, the segment stage and the bundle's own
 ``inference.yaml`` (by `Segmented`) all go this one way. The plans name network classes only, no
 config is executed, and so no trust is asked for.
 
@@ -14,7 +15,7 @@ number each gets in results.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ from radloom.models.bundles import bundle_sha256, is_bundle, weights_path
 from radloom.models.segmentation.nnunet import FAST_STEP, NnunetFolder, NnunetOptions
 from radloom.models.segmentation.postprocessing import Postprocessing, read_postprocessing
 from radloom.models.segmentation.prediction import NnunetModel
+from radloom.models.segmentation.refinement import (
+    Refinement,
+    read_refinement,
+    refinement_bytes,
+)
+from radloom.models.threads import MOST_WINDOWS
 
 __all__ = ["PlannedBundle", "Segmented", "find_planned", "is_planned"]
 
@@ -77,6 +84,11 @@ class PlannedBundle(NnunetFolder):
         """What the metadata ask for."""
         return read_postprocessing(self.metadata, self.label_names)
 
+    @property
+    def refinement(self) -> Refinement | None:
+        """How labels are brought to the image's edges, where the metadata ask for it."""
+        return read_refinement(self.metadata, self.class_names)
+
     def sha256(self) -> str:
         """A hash of all that decides the model's results: configs, weights, options.
 
@@ -85,6 +97,17 @@ class PlannedBundle(NnunetFolder):
         """
         own = bundle_sha256(self.path)
         return own if self.options == NnunetOptions() else f"{own} {self.options!r}"
+
+    def estimate_memory(
+        self,
+        shape: Sequence[int],
+        spacing: Sequence[float],
+        strips: int = 1,
+        windows: int = MOST_WINDOWS,
+    ) -> int:
+        """Bytes at the peak, with those of the refinement; see `NnunetFolder`."""
+        found = super().estimate_memory(shape, spacing, strips, windows)
+        return found + (0 if self.refinement is None else refinement_bytes(shape, spacing))
 
     def previous(self) -> None:
         """A bundle is no cascade."""

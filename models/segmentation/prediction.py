@@ -35,6 +35,7 @@ from radloom.models.segmentation.preparation import (
     model_spacing,
     prepare,
 )
+from radloom.models.segmentation.refinement import Candidates, refine
 from radloom.models.segmentation.resampling import Neighbours
 from radloom.models.segmentation.result import Prediction
 from radloom.models.segmentation.windows import Predict, finished_planes, plan_windows
@@ -172,6 +173,11 @@ class NnunetModel:
         effort: _Effort,
     ) -> None:
         """Labels (z, y, x) of (c, z, y, x), written into `out`."""
+        how, order = self.folder.refinement, self.manager.transpose_forward
+        candidates = image = None
+        if how is not None:
+            image = data[0].transpose(order)
+            candidates = Candidates(how, image.shape)
         previous = None
         if self.previous is not None:
             previous = np.zeros(out.shape, np.int16)
@@ -181,11 +187,13 @@ class NnunetModel:
             data, spacing, self.manager, self.configuration, self.folder.dataset, previous
         )
         del data, previous
-        written = out.transpose(self.manager.transpose_forward)
-        work = _Work(
-            self, prepared, written, probabilities, min(effort.windows, self.folder.parallel)
-        )
+        written = out.transpose(order)
+        n_windows = min(effort.windows, self.folder.parallel)
+        work = _Work(self, prepared, written, probabilities, candidates, n_windows)
         _step_down(lambda results, n: work.run(results, n, doubt), self.device, effort.strips)
+        if candidates is not None and image is not None:
+            del work, prepared
+            refine(written, image, candidates, [spacing[axis] for axis in order])
 
     def _turned(
         self, take: TakeProbabilities, shape: Sequence[int], affine: Affine
@@ -221,12 +229,15 @@ class _Work:
     prepared: Prepared
     out: npt.NDArray[Any]
     probabilities: TakeProbabilities | None
+    candidates: Candidates | None
     parallel: int = 1
     """Windows at a time, on the CPU."""
 
     def run(self, results: torch.device, strips: int, doubt: Doubt) -> None:
         """Label the image, with scores held on `results`."""
         doubt.restart()
+        if self.candidates is not None:
+            self.candidates.restart()
         axes = self._axes()
         if axes is None:
             self._by_nnunet(list(self._planes(results, slice(0, self._shape[1]))), doubt)
@@ -254,7 +265,13 @@ class _Work:
         box = (x, (y[0] + rows.start, y[0] + rows.stop), z)
         double = results.type == "cpu"
         labeller = Labeller(
-            self.out, box, (axes[0], cut, axes[2]), self.model.rule, self.probabilities, double
+            self.out,
+            box,
+            (axes[0], cut, axes[2]),
+            self.model.rule,
+            self.probabilities,
+            self.candidates,
+            double,
         )
         own = slice(doubt.row if rows.start else used.start, used.stop)
         doubt.begin(own.start)
@@ -296,10 +313,10 @@ class _Work:
 
     def _by_nnunet(self, planes: list[torch.Tensor], doubt: Doubt) -> None:
         """Plans that name another way back than nnU-Net's default get that way."""
-        if self.probabilities is not None:
+        if self.probabilities is not None or self.candidates is not None:
             raise InputError(
-                f"<{self.model.folder.name}>: probabilities are given only by models whose plans "
-                "resample them as nnU-Net does by default"
+                f"<{self.model.folder.name}>: probabilities are given, and labels refined, only by "
+                "models whose plans resample scores as nnU-Net does by default"
             )
         for some in planes:
             doubt.add(some)

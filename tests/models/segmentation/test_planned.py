@@ -49,7 +49,18 @@ def small(tmp_path_factory) -> Path:
     one["patch_size"] = [32, 32, 48]
     one["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 4, 8, 8, 8]
     (folder / "configs" / "plans.json").write_text(json.dumps(plans))
+    metadata = read(folder / "configs" / "metadata.json")
+    del metadata["refinement"]
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
     write_weights(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def refined(small, tmp_path_factory) -> Path:
+    """The same with labels brought to the image's edges, as ours asks for it."""
+    folder = Path(shutil.copytree(small, tmp_path_factory.mktemp("refined") / NAME))
+    shutil.copyfile(OWN / "configs" / "metadata.json", folder / "configs" / "metadata.json")
     return folder
 
 
@@ -170,8 +181,9 @@ def test_labels_are_as_fine_as_the_image(small) -> None:
     assert 0.5 < even / odd < 2
 
 
-def test_neither_threads_nor_memory_nor_a_second_time_change_labels(small) -> None:
-    volume, folder = head(), find_model(small)
+@pytest.mark.parametrize("which", ["small", "refined"])
+def test_neither_threads_nor_memory_nor_a_second_time_change_labels(which, request) -> None:
+    volume, folder = head(), find_model(request.getfixturevalue(which))
     assert folder.parallel > 1
     model = folder.load(device=CPU)
     least = folder.least_memory(volume.shape[1:], (1.0, 1.2, 1.1))
@@ -182,6 +194,28 @@ def test_neither_threads_nor_memory_nor_a_second_time_change_labels(small) -> No
         assert found.doubt == pytest.approx(whole.doubt)
     with pytest.raises(OutOfMemory, match="brain_mr_segmentation"):
         model.predict([volume], memory=least - 1)
+
+
+def test_labels_are_refined_where_the_metadata_ask_for_it(small, refined) -> None:
+    volume = head()
+    chances = np.zeros((len(VALUES), *volume.shape[1:]))
+
+    def take(place, values) -> None:
+        chances[(slice(None), *place)] = values
+
+    before, after = (find_model(folder).load(device=CPU) for folder in (small, refined))
+    found = after.predict([volume], probabilities=take)
+    plain, sharp = (array_of(label)[0] for label in (before.segment([volume]), found.label))
+    np.testing.assert_array_equal(array_of(after.segment([volume])), array_of(found.label))
+    changed = plain != sharp
+    assert 0.01 < changed.mean() < 0.9
+    index = np.searchsorted(VALUES, sharp)
+    own = np.take_along_axis(chances, index[None], 0)[0]
+    assert (own > 0.0015 * chances.max(0)).all()
+    least, more = (
+        find_model(folder).least_memory(plain.shape, (1, 1, 1)) for folder in (small, refined)
+    )
+    assert more > least
 
 
 def test_the_hash_sees_weights_configs_and_options(small, tmp_path) -> None:
