@@ -50,14 +50,26 @@ Row = dict[str, Any]
 PARTS = ("real", "ct", "anomalies", "cost")
 OWN_NOISE = "own noise"
 """Not a method: the PSNR of the noise in the scan as it is."""
-QUICK = (OWN_NOISE, "noisy", "dct", "nlm", "nlm, blind", "tv", "scikit-image nlm")
+QUICK = (
+    OWN_NOISE,
+    "noisy",
+    "nlb",
+    "nlb, blind",
+    "dct",
+    "nlm",
+    "nlm, blind",
+    "tv",
+    "scikit-image nlm",
+)
 NETWORK = ("network", "network, blind")
-WEAKER = tuple(f"{method} x{f}" for method in ("dct", "nlm", "tv") for f in ("0.5", "0.7", "1.4"))
+WEAKER = tuple(
+    f"{method} x{f}" for method in ("nlb", "dct", "nlm", "tv") for f in ("0.5", "0.7", "1.4")
+)
 CHOSEN = {
     "real": (*QUICK, *NETWORK, "bm4d", "dip"),
     "ct": (*QUICK, *NETWORK, "bm4d"),
     "anomalies": (*QUICK, *NETWORK, "bm4d", *WEAKER, "bm4d x0.5", "bm4d x0.7"),
-    "cost": ("network", "dct", "nlm", "tv", "bm4d"),
+    "cost": ("network", "nlb", "dct", "nlm", "tv", "bm4d"),
 }
 """The methods of a part where none are named."""
 DIP_CASES = (("patient 03 FLAIR", 9), ("MPRAGE", 9), ("T1, skull-stripped", 9))

@@ -47,11 +47,11 @@ class Tools:
 def methods(tools: Tools) -> dict[str, Denoise]:
     """By name; `x0.7` is told 0.7 times the true noise level."""
     told: dict[str, Denoise] = {"noisy": lambda case: case.noisy}
-    for method in ("network", "dip", "dct", "nlm", "tv", "bm4d"):
+    for method in ("network", "dip", "nlb", "dct", "nlm", "tv", "bm4d"):
         told[method] = partial(ours, method=method, tools=tools)
         for factor in FACTORS:
             told[f"{method} x{factor:g}"] = partial(ours, method=method, tools=tools, factor=factor)
-    for method in ("network", "dct", "nlm", "tv"):
+    for method in ("network", "nlb", "dct", "nlm", "tv"):
         told[f"{method}, blind"] = partial(ours, method=method, tools=tools, factor=None)
     told["scikit-image nlm"] = scikit_image
     return told

@@ -46,14 +46,23 @@ MAX_NOISE_LEFT = 0.75
 _REVISION = 2
 """Raised when the same parameters give other voxels."""
 
-_BYTES_PER_VOXEL = {"nlm": 28, "dct": 40, "tv": 72, "network": 72, "dip": 72, "bm4d": 400}
+_BYTES_PER_VOXEL = {
+    "nlm": 28,
+    "nlb": 48,
+    "dct": 40,
+    "tv": 72,
+    "network": 72,
+    "dip": 72,
+    "bm4d": 400,
+}
 """Peaks, checks included: 26 measured for nlm, 64 for tv; the rest guessed."""
 
 _BYTES_OF_NOISE = 56
 """A voxel of MR, while the map of its noise is estimated: 52 measured."""
 
-_BYTES_PER_WINDOW = {"network": 3 * 2**30, "dip": 2 * 2**30, "dct": 2**29}
-"""Of a window of 112^3; of a block of 96^3 with its gradients; of a tile. Estimates from above."""
+_BYTES_PER_WINDOW = {"network": 3 * 2**30, "dip": 2 * 2**30, "dct": 2**29, "nlb": 2**30}
+"""Of a window of 112^3; of a block of 96^3 with its gradients; of a tile, or one for each of two
+threads. Estimates from above."""
 
 _BYTES_PER_THREAD = 160 * 2**20
 """The slab buffers of one thread of non-local means at planes of 512 x 512, rounded up."""
@@ -99,7 +108,7 @@ class DenoiseStage:
     """
 
     method_mr: Method = "nlm"
-    """For MR: network, dip, dct, nlm, tv or bm4d."""
+    """For MR: network, dip, nlb, dct, nlm, tv or bm4d."""
     method_other: Method = "nlm"
     """For CT, PET and the rest."""
     roles: tuple[str, ...] = ()

@@ -7,6 +7,6 @@
                                         network  learned   denoise_with_network
                                         dip      prior     deep_image_prior
                                         bm4d     bm4d      block_matching, the user's own install
-                                        dct, nlm, tv       radloom.transforms.denoising
+                                        nlb, dct, nlm, tv  radloom.transforms.denoising
     residual    residual_structure    how much anatomy a denoiser took away with the noise
 """

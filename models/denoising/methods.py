@@ -22,6 +22,7 @@ from radloom.models.denoising.noise_map import estimate_noise_map
 from radloom.models.denoising.prior import DeepPrior, deep_image_prior
 from radloom.models.threads import torch_settings
 from radloom.shapes import affine_of, array_of
+from radloom.transforms.denoising.nlb import non_local_bayes
 from radloom.transforms.denoising.nlm import NonLocalMeans, non_local_means
 from radloom.transforms.denoising.shrinkage import cosine_shrinkage
 from radloom.transforms.denoising.tv import total_variation
@@ -30,10 +31,11 @@ __all__ = ["METHODS", "Denoised", "How", "Method", "denoise_image"]
 
 Floats = npt.NDArray[np.float32]
 
-Method: TypeAlias = Literal["network", "dip", "dct", "nlm", "tv", "bm4d"]
+Method: TypeAlias = Literal["network", "dip", "nlb", "dct", "nlm", "tv", "bm4d"]
 
 METHODS: tuple[str, ...] = get_args(Method)
-"""Trained network, deep image prior, cosine shrinkage, non-local means, total variation, BM4D."""
+"""Trained network, deep image prior, non-local Bayes, cosine shrinkage, non-local means, total
+variation, BM4D."""
 
 UNEVEN = 1.45
 """A `NoiseMap.unevenness` above which noise counts as uneven.
@@ -61,17 +63,17 @@ class How:
     """How an image is denoised; every field has a default that suits most."""
 
     method: Method = "nlm"
-    """network, dip (deep image prior), dct (shrinkage of cosine coefficients), nlm (non-local
-    means), tv (total variation) or bm4d."""
+    """network, dip (deep image prior), nlb (non-local Bayes), dct (shrinkage of cosine
+    coefficients), nlm (non-local means), tv (total variation) or bm4d."""
     sigma: float | npt.ArrayLike | None = None
     """Standard deviation of the noise in the image's units, one number or a map (I, J, K); None: it
     is estimated."""
     uneven: bool | None = None
     """Whether an estimate is a map; None: where noise is found to be more uneven than `UNEVEN`."""
     fast: bool = False
-    """Less work for a weaker result; the network, dct and BM4D know no less."""
+    """Less work for a weaker result; the network, nlb, dct and BM4D know no less."""
     n_threads: int = 1
-    """Of the CPU; the results of dct, nlm and tv do not depend on it."""
+    """Of the CPU; the results of nlb, dct, nlm and tv do not depend on it."""
     device: torch.device | None = None
     """Where network and deep image prior run; None: the CPU."""
     guide: npt.ArrayLike | None = None
@@ -178,6 +180,11 @@ def _without_weights(
             device=how.device or torch.device("cpu"),
             n_threads=how.n_threads,
         )
+    if how.method == "nlb":
+        with torch_settings(how.n_threads):
+            return non_local_bayes(
+                values, sigma, spacing=spacing, rician=rician, n_threads=how.n_threads
+            )
     if how.method == "dct":
         with torch_settings(how.n_threads):
             return cosine_shrinkage(values, sigma, spacing=spacing, rician=rician)

@@ -19,6 +19,7 @@ class DenoisingMethod(str, Enum):
 
     network = "network"
     dip = "dip"
+    nlb = "nlb"
     dct = "dct"
     nlm = "nlm"
     tv = "tv"
@@ -50,8 +51,8 @@ def denoise(
     method: Annotated[
         DenoisingMethod,
         typer.Option(
-            help="Trained network, deep image prior, shrinkage of cosine coefficients, non-local "
-            "means, total variation, or your own install of BM4D."
+            help="Trained network, deep image prior, non-local Bayes, shrinkage of cosine "
+            "coefficients, non-local means, total variation, or your own install of BM4D."
         ),
     ] = DenoisingMethod.nlm,
     noise_level: Annotated[

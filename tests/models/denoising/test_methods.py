@@ -17,7 +17,7 @@ def pair():
     return truth, np.hypot(truth + noise[0], noise[1]).astype(np.float32)
 
 
-@pytest.mark.parametrize("method", ["dct", "nlm", "tv"])
+@pytest.mark.parametrize("method", ["nlb", "dct", "nlm", "tv"])
 @pytest.mark.parametrize("fast", [False, True])
 def test_comes_nearer_to_the_truth(pair, method, fast):
     truth, noisy = pair
@@ -84,7 +84,7 @@ def uneven():
     return truth, np.hypot(truth + noise[0], noise[1]).astype(np.float32), sigma
 
 
-@pytest.mark.parametrize("method", ["dct", "nlm", "tv"])
+@pytest.mark.parametrize("method", ["nlb", "dct", "nlm", "tv"])
 def test_a_map_of_uneven_noise_serves_better_than_one_level(uneven, method):
     truth, noisy, sigma = uneven
 
