@@ -213,7 +213,10 @@ class _Task:
             costs = difference(fixed, moving, weight, ends, levels[0], seen)
         best = costs.index(min(costs))
         kind, start = starts[best]
-        found = optimise(fixed, moving, weight, ends[best], levels[1:], seen)
+        begun = ends[best]
+        agreement = None if seen is None else _agreement(seen, exponential(begun.field), begun)
+        rest = self.plan.after_first(agreement)
+        found = optimise(fixed, moving, weight, begun, rest, seen)
         return self._result(found, start, kind, seen)
 
     def _second_opinion(self, registrar: Registrar | None) -> Velocity | None:
@@ -267,7 +270,7 @@ class _Task:
             refined_mm=grid.spacing_mm * _mean((there - begun).norm(dim=0)[head]),
             inconsistency_mm=grid.spacing_mm * _median(compose(back, there).norm(dim=0)[head]),
             structures_before=None if seen is None else seen.dice(),
-            structures_after=None if seen is None else seen.dice(_on_blocks_of(seen, there, found)),
+            structures_after=None if seen is None else _agreement(seen, there, found),
         )
 
     def _head_in(self, block: int) -> torch.Tensor:
@@ -290,9 +293,10 @@ def _from_search(
     return Velocity(search(*channels, coarse, reach=SEARCH_REACH), 2 * block)
 
 
-def _on_blocks_of(seen: Structures, ddf: torch.Tensor, found: Velocity) -> torch.Tensor:
+def _agreement(seen: Structures, ddf: torch.Tensor, velocity: Velocity) -> float:
+    """Mean Dice of the structures of both heads through the displacement of a velocity."""
     i, j, k = seen.fixed.shape[1:]
-    return resized(ddf, (i, j, k), found.block / seen.block)
+    return seen.dice(resized(ddf, (i, j, k), velocity.block / seen.block))
 
 
 def _on_grid_of(

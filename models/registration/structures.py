@@ -13,6 +13,9 @@ from torch.nn import functional
 from radloom.models.bundles import bundle_config, bundle_sha256, find_bundle, weights_path
 from radloom.models.inference import load_weights
 from radloom.models.registration.flow import sampled
+from radloom.models.segmentation.labelling import refined_labels
+from radloom.models.segmentation.planned import find_planned
+from radloom.models.segmentation.refinement import Refinement
 from radloom.models.threads import torch_settings
 
 __all__ = ["BUNDLE", "Segmenter", "Structures", "segmenter_from", "shipped_segmenter"]
@@ -69,9 +72,15 @@ class Segmenter:
     """Of the voxels it knows, along R, A and S."""
     multiple: int = 16
     """Of which its shapes are."""
+    refinement: Refinement | None = None
+    """How its labels are brought to the image's edges; None: they are not."""
 
     def shares(self, image: torch.Tensor) -> torch.Tensor:
-        """(C, I, J, K) from 0 to 1, of each class in each voxel.
+        """(C, I, J, K) from 0 to 1, of each class in each voxel; see `scores`."""
+        return self.scores(image).softmax(dim=0)
+
+    def scores(self, image: torch.Tensor) -> torch.Tensor:
+        """(C, I, J, K), the larger the likelier is a class in a voxel.
 
         On the CPU one thread does it, whatever is allowed: with several the sums of convolutions
         are cut elsewhere, and the last bits follow.
@@ -87,16 +96,28 @@ class Segmenter:
         with torch_settings(1), torch.inference_mode():
             scores: torch.Tensor = self.network(batch)[0]
         i, j, k = image.shape
-        return scores[:, :i, :j, :k].softmax(dim=0).to(image.device)
+        return scores[:, :i, :j, :k].to(image.device)
 
     def see(self, fixed: torch.Tensor, moving: torch.Tensor, spacing_mm: float) -> Structures:
         """Of two views (I, J, K) of a working grid with voxels of `spacing_mm`."""
         block = max(1, round(self.spacing_mm / spacing_mm))
-        one, other = (
-            self.shares(functional.avg_pool3d(view[None], block)[0] if block > 1 else view)
-            for view in (fixed, moving)
-        )
+        one, other = (self._seen(view, block, spacing_mm) for view in (fixed, moving))
         return Structures(one, other, block)
+
+    def _seen(self, view: torch.Tensor, block: int, spacing_mm: float) -> torch.Tensor:
+        """(C, i, j, k) The shares of classes on blocks of the view."""
+        pooled = functional.avg_pool3d(view[None], block)[0] if block > 1 else view
+        if self.refinement is None:
+            return self.shares(pooled)
+        scores = self.scores(pooled).float()
+        i, j, k = (n * block for n in pooled.shape)
+        fine = view[:i, :j, :k].cpu().numpy()
+        labels = torch.from_numpy(refined_labels(scores, fine, spacing_mm, self.refinement))
+        shares = torch.empty_like(scores)
+        for number, share in enumerate(shares):
+            own = (labels.int() == number).to(share)
+            share.copy_(functional.avg_pool3d(own[None], block)[0])
+        return shares
 
 
 def shipped_segmenter(device: torch.device) -> Segmenter:
@@ -126,8 +147,10 @@ def segmenter_from(weights: Path, device: torch.device, folder: Path | None = No
     """
     from monai.bundle import ConfigParser
 
+    bundle = folder or find_bundle(BUNDLE)
     parser = ConfigParser()
-    parser.read_config(str(bundle_config(folder or find_bundle(BUNDLE))))
+    parser.read_config(str(bundle_config(bundle)))
     network = parser.get_parsed_content("network_def")
     load_weights(network, str(weights))
-    return Segmenter(network.to(device).eval(), device)
+    how = find_planned(bundle).refinement
+    return Segmenter(network.to(device).eval(), device, refinement=how)

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from radloom.models.segmentation.refinement import Candidates
+from radloom.models.segmentation.refinement import Candidates, Refinement, refine
 from radloom.models.segmentation.resampling import Neighbours, coarse_axis, linear, nearest
 
-__all__ = ["Doubt", "Labeller", "Rule", "TakeProbabilities", "neighbours"]
+__all__ = ["Doubt", "Labeller", "Rule", "TakeProbabilities", "neighbours", "refined_labels"]
 
 TakeProbabilities = Callable[[tuple[slice, ...], npt.NDArray[np.float16]], None]
 """Takes the probabilities (classes, x, y, z) of a box of the grid, and where it lies."""
@@ -252,6 +252,29 @@ class Labeller:
         for dim in (2, 1, 0):
             wide = _along(wide, dim, axes[dim])
         return wide.half()
+
+
+def refined_labels(
+    scores: torch.Tensor, image: npt.NDArray[np.float32], spacing_mm: float, how: Refinement
+) -> npt.NDArray[np.uint16]:
+    """Classes (I, J, K) of an image whose scores are known on coarser voxels of the same extent.
+
+    Args:
+        scores: (classes, i, j, k).
+        image: (I, J, K).
+        spacing_mm: of the image's cubic voxels.
+        how: the intensities are used.
+    """
+    old, new = scores.shape[1:], image.shape
+    coarse = [spacing_mm * n / m for n, m in zip(new, old, strict=True)]
+    settings = {"order": 1, "force_separate_z": False}
+    axes = neighbours(old, new, (coarse, [spacing_mm] * 3), settings)
+    labels, candidates = np.zeros(new, np.uint16), Candidates(how, new)
+    box = tuple((0, n) for n in new)
+    labeller = Labeller(labels, box, axes, Rule(len(scores)), candidates=candidates, double=False)
+    labeller.add(scores.half())
+    refine(labels, image, candidates, [spacing_mm] * 3)
+    return labels
 
 
 def _cut(axis: Neighbours, along: slice) -> Neighbours:

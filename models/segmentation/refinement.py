@@ -83,7 +83,7 @@ class Refinement:
     """Classes, as the network numbers them, that are one tissue."""
     mixed: tuple[tuple[int, ...], ...] = ()
     """Classes that are several tissues."""
-    prior: float = 0.5
+    prior: float = 0.7
     """The power to which the network's probabilities are taken: neighbouring voxels share its
     errors, so what it says in each is not independent."""
     likelihood: float = 1.0

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from radloom.errors import MissingWeights
 from radloom.models.bundles import find_bundle
 from radloom.models.registration.deformable import deform, segmenter_for
+from radloom.models.registration.instance import FAST, FULL, TRUSTED_AGREEMENT
 from radloom.models.registration.structures import (
     BUNDLE,
     SPACING_MM,
@@ -20,6 +21,7 @@ from radloom.models.registration.structures import (
     Structures,
     shipped_segmenter,
 )
+from radloom.models.segmentation.refinement import Refinement
 from radloom.models.threads import torch_settings
 from radloom.transforms.spatial import Transform
 
@@ -59,6 +61,22 @@ def test_both_heads_are_seen_on_blocks_of_the_network_s_spacing():
     assert Segmenter(Bright()).see(view, view, 2.0).block == 1
 
 
+def test_refined_structures_have_the_borders_of_the_fine_image():
+    """A wavy border in voxels of 1 mm: the shares of each block, which the network does not see."""
+    i, j, k = torch.meshgrid(*[torch.arange(32.0)] * 3, indexing="ij")
+    bright = (i + 2 * torch.sin(j / 1.5) + torch.sin(k / 1.2) < 15.5).float()
+    view = bright + 0.05 * torch.randn(bright.shape, generator=torch.Generator().manual_seed(0))
+    true = torch.nn.functional.avg_pool3d(bright[None], 2)[0]
+    how = Refinement(tissues=((0,), (1,)))
+    plain, refined = (
+        Segmenter(Bright(), refinement=one).see(view, view, 1.0).fixed for one in (None, how)
+    )
+    assert refined.shape == plain.shape == (2, 16, 16, 16)
+    assert float((refined[1] - true).abs().mean()) < 0.002
+    assert float((plain[1] - true).abs().mean()) > 0.01
+    torch.testing.assert_close(refined.sum(dim=0), torch.ones(true.shape))
+
+
 def test_dice_is_that_of_the_largest_shares_through_the_map():
     cube, shifted = (torch.zeros(2, 16, 16, 16) for _ in range(2))
     cube[1, 4:8, 4:12, 4:12] = 1
@@ -94,6 +112,13 @@ def test_structures_lead_where_the_images_say_nothing(scene, fixed):
     assert found.structures_after > found.structures_before + 0.05
     assert found.moving_from_fixed.displacement_mm[0].max() > 1.5
     assert found.moving_from_fixed.folded_share() == 0
+
+
+def test_fine_structures_are_followed_where_coarse_ones_agree():
+    assert FULL.after_first(None) == FULL.levels[1:]
+    assert FULL.after_first(TRUSTED_AGREEMENT - 0.01) == FULL.guided[1:]
+    assert FULL.after_first(TRUSTED_AGREEMENT) == FULL.trusted
+    assert FAST.after_first(1.0) == FAST.guided[1:] == ()
 
 
 def test_structures_that_do_not_agree_are_not_followed(scene, fixed):
@@ -136,6 +161,7 @@ def test_the_bundle_s_network_sees_pairs_of_mr(own_bundle, scene, fixed):
     cpu = torch.device("cpu")
     segmenter = segmenter_for("hybrid", fixed, fixed, cpu)
     assert segmenter is shipped_segmenter(cpu)
+    assert segmenter.refinement is not None
     assert segmenter.shares(torch.rand(16, 16, 20)).shape == (37, 16, 16, 20)
     assert segmenter_for("voxelmorph", fixed, fixed, cpu) is None
     assert segmenter_for("hybrid", fixed, scene.picture("ct"), cpu) is None
