@@ -86,8 +86,17 @@ class PlannedBundle(NnunetFolder):
 
     @property
     def refinement(self) -> Refinement | None:
-        """How labels are brought to the image's edges, where the metadata ask for it."""
-        return read_refinement(self.metadata, self.class_names)
+        """How labels are brought to the image's edges, where the metadata ask for it.
+
+        Raises:
+            ConfigError: they ask for what the model cannot do; see `read_refinement`.
+        """
+        found = read_refinement(self.metadata, self.class_names)
+        if found is not None and "regions_class_order" in self.dataset:
+            raise ConfigError(
+                f"<{self.name}/configs/metadata.json>: expected no refinement of a model of regions"
+            )
+        return found
 
     def sha256(self) -> str:
         """A hash of all that decides the model's results: configs, weights, options.

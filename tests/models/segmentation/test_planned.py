@@ -218,6 +218,15 @@ def test_labels_are_refined_where_the_metadata_ask_for_it(small, refined) -> Non
     assert more > least
 
 
+def test_regions_are_not_refined(refined, tmp_path) -> None:
+    folder = Path(shutil.copytree(refined, tmp_path / NAME))
+    dataset = read(folder / "configs" / "dataset.json")
+    dataset["regions_class_order"] = [1]
+    (folder / "configs" / "dataset.json").write_text(json.dumps(dataset))
+    with pytest.raises(ConfigError, match="expected no refinement of a model of regions"):
+        _ = find_planned(folder).refinement
+
+
 def test_the_hash_sees_weights_configs_and_options(small, tmp_path) -> None:
     copy = Path(shutil.copytree(small, tmp_path / NAME))
     first = find_planned(small).sha256()
