@@ -166,8 +166,8 @@ class Labeller:
         axes: of each axis, from the model's places to those of `box`.
         rule: what scores mean.
         probabilities: takes all probabilities too, where asked for.
-        candidates: takes what is possible in each voxel, where labels are refined later.
         double: interpolate in float64, as nnU-Net does, rather than in float32.
+        candidates: takes what is possible in each voxel, where labels are refined later.
     """
 
     out: npt.NDArray[Any]
@@ -175,8 +175,8 @@ class Labeller:
     axes: tuple[Neighbours, ...]
     rule: Rule
     probabilities: TakeProbabilities | None = None
-    candidates: Candidates | None = None
     double: bool = True
+    candidates: Candidates | None = None
     _held: torch.Tensor | None = field(default=None, repr=False)
     _first: int = 0
     _next: int = 0

@@ -270,8 +270,8 @@ class _Work:
             (axes[0], cut, axes[2]),
             self.model.rule,
             self.probabilities,
-            self.candidates,
             double,
+            self.candidates,
         )
         own = slice(doubt.row if rows.start else used.start, used.stop)
         doubt.begin(own.start)
