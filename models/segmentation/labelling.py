@@ -230,7 +230,9 @@ class Labeller:
         possible = self.rule.possible(scores, margin)
         shape = [len(axis.low) for axis in local]
         if len(possible) == 1 and not self.rule.regions:
-            self._keep(at, possible, torch.zeros(1, *shape))
+            self.out[at] = possible[0]
+            if self.candidates is not None:
+                self.candidates.take(at, possible, torch.zeros(1, *shape))
             return
         found = (self._interpolated(scores[channel], local) for channel in possible)
         if self.candidates is not None:

@@ -261,8 +261,9 @@ class _Mixture:
         values, where = self._values(voxels), self.blocks.places(voxels.place)
         low, high = np.percentile(values, (0.1, 99.9))
         edges = np.linspace(low, max(high, low + np.finfo(np.float32).eps), _BINS + 1)
-        posterior = _softmax(voxels.score.astype(np.float32))
         for _ in range(_TURNS):
+            known = self.scores(voxels) if self.groups else voxels.score.astype(np.float32)
+            posterior = _softmax(known)
             self.groups = []
             for group, (rows, columns) in enumerate(self._members(voxels)):
                 weight, own = posterior[rows, columns], values[rows]
@@ -272,7 +273,6 @@ class _Mixture:
                     self.groups.append(self.blocks.drifting(where[:, rows], own, weight, edges))
                 else:
                     self.groups.append(_Histogram.of(own, weight, edges))
-            posterior = _softmax(self.scores(voxels))
 
     def scores(self, voxels: _Voxels) -> Floats:
         """(n, MOST) The logarithm of each candidate's probability, but for a voxel's constant."""

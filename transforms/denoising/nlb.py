@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,6 @@ from radloom.transforms.denoising.rician import signal_of_mean
 from radloom.transforms.denoising.shrinkage import cosine_shrinkage, thickest_axis
 
 __all__ = ["non_local_bayes"]
-
-Triple: TypeAlias = tuple[int, int, int]
 
 BLOCK: Final = (4, 4, 2)
 """Voxels of a block along I, J, K; the last axis is that of the thickest slices.
