@@ -14,7 +14,7 @@ from radloom.errors import ConfigError, MissingWeights
 from radloom.geometry import spacing_of
 from radloom.models.bundles import bundle_sha256, find_bundle
 from radloom.models.denoising.learned import BUNDLES, bundle_of
-from radloom.models.denoising.methods import METHODS, How, Method, denoise_image
+from radloom.models.denoising.methods import METHODS, How, Method, denoise_image, suitable_method
 from radloom.models.denoising.noise import estimate_noise
 from radloom.models.denoising.residual import residual_structure
 from radloom.models.threads import torch_settings
@@ -56,14 +56,14 @@ _BYTES_PER_VOXEL = {
     "dip": 72,
     "bm4d": 400,
 }
-"""Peaks, checks included: 26 measured for nlm, 64 for tv; the rest guessed."""
+"""Peaks, checks included: 26 measured for nlm, 64 for tv; the rest set from above."""
 
 _BYTES_OF_NOISE = 56
 """A voxel of MR, while the map of its noise is estimated: 52 measured."""
 
 _BYTES_PER_WINDOW = {"network": 3 * 2**30, "dip": 2 * 2**30, "dct": 2**29, "nlb": 2**30}
-"""Of a window of 112^3; of a block of 96^3 with its gradients; of a tile, or one for each of two
-threads. Estimates from above."""
+"""Of a window of 112^3; of a block of 96^3 with its gradients; of a tile, or of four.
+Estimates from above."""
 
 _BYTES_PER_THREAD = 160 * 2**20
 """The slab buffers of one thread of non-local means at planes of 512 x 512, rounded up."""
@@ -108,10 +108,10 @@ class DenoiseStage:
     Inputs: the newest volume of each role. Outputs: one volume `denoised` a role, on the same grid.
     """
 
-    method_mr: Method = "nlm"
-    """For MR: network, dip, nlb, dct, nlm, tv or bm4d."""
-    method_other: Method = "nlm"
-    """For CT, PET and the rest."""
+    method_mr: Method | None = None
+    """For MR: network, dip, nlb, dct, nlm, tv or bm4d; None: nlb, and nlm with `fast`."""
+    method_other: Method | None = None
+    """For CT, PET and the rest; None: nlm."""
     roles: tuple[str, ...] = ()
     """Which roles; empty: all."""
     fast: bool = False
@@ -120,7 +120,7 @@ class DenoiseStage:
     def __post_init__(self) -> None:
         object.__setattr__(self, "roles", tuple(self.roles))
         for method in (self.method_mr, self.method_other):
-            if method not in METHODS:
+            if method is not None and method not in METHODS:
                 raise ConfigError(f"denoise: expected a method of {METHODS}, got {method!r}")
 
     @property
@@ -193,12 +193,13 @@ class DenoiseStage:
     def _working(self, given: Output) -> int:
         """Bytes for one volume beside itself and its result, by its role: it may lie in a file."""
         is_mr = given.role not in ("ct", "pet")
-        method = self.method_mr if is_mr else self.method_other
+        method = self._method_for("MR" if is_mr else "CT")
         peak = max(_BYTES_PER_VOXEL[method], _BYTES_OF_NOISE if is_mr else 0)
         return peak * given.n_voxels + _BYTES_PER_WINDOW.get(method, 0)
 
     def _method_for(self, modality: str) -> Method:
-        return self.method_mr if modality == "MR" else self.method_other
+        asked = self.method_mr if modality == "MR" else self.method_other
+        return asked or suitable_method(modality, fast=self.fast)
 
 
 def _weights_of(bundle: str) -> str:

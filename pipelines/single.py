@@ -58,7 +58,7 @@ def denoise_file(
     image: Path,
     out: Path,
     *,
-    method: Method,
+    method: Method | None = None,
     sigma: float | None = None,
     guide: Path | None = None,
     fast: bool,

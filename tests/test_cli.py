@@ -111,7 +111,7 @@ def test_version():
         (("report", "absent"), "expected a folder"),
         (("run",), "STUDIES"),
         (("runn",), "runn"),
-        (("denoise", "a.nii", "b.nii", "--method", "magic"), "nlm"),
+        (("denoise", "a.nii", "b.nii", "--method", "magic"), "nlb"),
     ],
 )
 def test_unusable_arguments_end_with_2_and_say_what_was_expected(

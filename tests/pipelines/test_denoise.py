@@ -109,6 +109,14 @@ def test_stage_gives_one_volume_a_role_with_its_sidecar(study, context):
     }  # fmt: skip
 
 
+def test_each_modality_has_its_method_and_another_can_be_asked_for(study, context):
+    def methods(stage):
+        return [o.sidecar["DenoisingMethod"] for o in stage.run(study, context).outputs]
+
+    assert methods(DenoiseStage()) == ["nlb", "nlm"]
+    assert methods(DenoiseStage(method_mr="tv", method_other="dct")) == ["tv", "dct"]
+
+
 def test_stage_flags_an_oversmoothed_volume(study, context, monkeypatch):
     from scipy import ndimage
 

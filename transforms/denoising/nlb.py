@@ -48,6 +48,9 @@ PASSES: Final = 2
 _TILE: Final = (64, 64, 32)
 """Voxels whose groups are computed at a time: some 200 MiB."""
 
+_MOST_TILES: Final = 4
+"""That are computed at a time at most, so that memory does not grow with the machine's cores."""
+
 
 def non_local_bayes(
     image: npt.ArrayLike,
@@ -68,7 +71,7 @@ def non_local_bayes(
         sigma: standard deviation of the noise, in the image's unit; 0 gives a copy.
         spacing: millimetres along I, J, K; only their order matters.
         rician: whether the image is a magnitude image.
-        n_threads: threads that compute a tile each.
+        n_threads: threads that compute a tile each, four at most.
 
     Raises:
         InputError: the image is not 3D, or sigma is negative or not finite.
@@ -86,8 +89,9 @@ def non_local_bayes(
         _at_least_a_block(torch.from_numpy(v / np.float32(sigma)).swapaxes(thickest, 2))
         for v in (values, shrunk)
     )
+    n_tiles = min(n_threads, _MOST_TILES)
     # each thread computes alone: PyTorch's own threads took 80 times as long on busy cores
-    with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(n_tiles, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for _ in range(PASSES):
             clean = _estimated(noisy, clean, pool)
     i, j, k = np.swapaxes(values, thickest, 2).shape

@@ -49,12 +49,13 @@ def denoise(
     out: Written,
     *,
     method: Annotated[
-        DenoisingMethod,
+        DenoisingMethod | None,
         typer.Option(
             help="Trained network, deep image prior, non-local Bayes, shrinkage of cosine "
-            "coefficients, non-local means, total variation, or your own install of BM4D."
+            "coefficients, non-local means, total variation, or your own install of BM4D. "
+            "Default: nlb for MR, nlm for the rest and with --fast."
         ),
-    ] = DenoisingMethod.nlm,
+    ] = None,
     noise_level: Annotated[
         float | None,
         typer.Option(
@@ -75,7 +76,7 @@ def denoise(
     level = denoise_file(
         image,
         out,
-        method=method.value,
+        method=method.value if method else None,
         sigma=noise_level,
         guide=guide,
         fast=fast,
