@@ -48,6 +48,12 @@ PASSES: Final = 2
 _TILE: Final = (64, 64, 32)
 """Voxels whose groups are computed at a time: some 200 MiB."""
 
+_MOST_POWER: Final = 1e5
+"""Of a group in units of the noise's, above which float32 does not tell the noise from rounding."""
+
+_ROUNDING: Final = 1e-14
+"""Of float64, as a share of a group's power: added to the noise where there is next to none."""
+
 _MOST_TILES: Final = 4
 """That are computed at a time at most, so that memory does not grow with the machine's cores."""
 
@@ -170,6 +176,7 @@ def _groups(clean: torch.Tensor, places: Sequence[list[int]], size: int) -> torc
     strides = clean.stride()
     outside = [n for reach in reversed(SEARCH) for n in (reach, reach)]
     padded = functional.pad(clean, outside, value=math.inf)
+    n_blocks = math.prod(map(len, places))
     distances, steps = [], []
     for shift in product(*(range(-reach, reach + 1) for reach in SEARCH)):
         begin = (reach + s for reach, s in zip(SEARCH, shift, strict=True))
@@ -177,7 +184,8 @@ def _groups(clean: torch.Tensor, places: Sequence[list[int]], size: int) -> torc
         square = (clean - moved).square()
         for axis, (where, block) in enumerate(zip(places, BLOCK, strict=True)):
             square = sum(square.index_select(axis, torch.tensor(where) + n) for n in range(block))
-        distances.append(square.reshape(-1))
+        # a block is nearest to itself, also where all are equal: so each voxel has an estimate
+        distances.append(square.reshape(-1) if any(shift) else square.new_full((n_blocks,), -1.0))
         steps.append(sum(s * stride for s, stride in zip(shift, strides, strict=True)))
     nearest = torch.stack(distances, 1).topk(size, largest=False).indices
     first, inside = (_flat(where, strides) for where in (places, [range(n) for n in BLOCK]))
@@ -195,7 +203,12 @@ def _bayes(noisy: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     if noisy.shape[1] < 2:
         return clean
     apart = clean - clean.mean(1, keepdim=True)
+    power = apart.square().sum((1, 2)) / (noisy.shape[1] - 1)
+    if float(power.max()) > _MOST_POWER:
+        apart, power = apart.double(), power.double()
     covariance = apart.mT @ apart / (noisy.shape[1] - 1)
-    factor = torch.linalg.cholesky(covariance + torch.eye(noisy.shape[2]))
+    noise = 1 + _ROUNDING * power[:, None, None]
+    factor = torch.linalg.cholesky(covariance + noise * torch.eye(noisy.shape[2]))
     mean = noisy.mean(1, keepdim=True)
-    return mean + (noisy - mean) @ torch.cholesky_solve(covariance, factor)
+    gain = torch.cholesky_solve(covariance, factor).to(noisy.dtype)
+    return mean + (noisy - mean) @ gain
