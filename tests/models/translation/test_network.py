@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -24,16 +25,33 @@ def test_a_sure_class_gives_its_own_hu() -> None:
     assert not network.state_dict()
 
 
-def test_a_folded_network_gives_each_voxel_what_its_place_in_the_block_says() -> None:
+def test_a_folded_network_gives_the_mean_of_what_the_blocks_around_say() -> None:
     weights = torch.randn(56, 8, generator=torch.Generator().manual_seed(0))
     backbone = torch.nn.Conv3d(8, 56, 1, bias=False)
     backbone.weight.data = weights.reshape(56, 8, 1, 1, 1)
-    image = torch.randn(1, 1, 4, 6, 2, generator=torch.Generator().manual_seed(1))
+    image = torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(1))
     found = HounsfieldNetwork(backbone, fold=2)(image)
-    assert found.shape == (1, 5, 4, 6, 2)
-    block = image[0, 0, 2:4, 4:6, 0:2].reshape(8)
-    scores = (weights @ block).reshape(7, 2, 2, 2)[:3]
-    torch.testing.assert_close(found[0, 1:4, 2:4, 4:6, 0:2], scores)
+    assert found.shape == (1, 5, 6, 6, 6)
+    said = torch.zeros(7, 6, 6, 6)
+    for i, j, k in product(range(0, 6, 2), repeat=3):
+        box = (slice(i, i + 2), slice(j, j + 2), slice(k, k + 2))
+        said[(slice(None), *box)] = (weights @ image[0, 0][box].reshape(8)).reshape(7, 2, 2, 2)
+    shares = torch.tensor([1.0, 2.0, 1.0]) / 4
+    around = said[:3, 2:5, 1:4, 3:6]
+    wanted = torch.einsum("cijk,i,j,k->c", around, shares, shares, shares)
+    torch.testing.assert_close(found[0, 1:4, 3, 2, 4], wanted)
+
+
+@pytest.mark.parametrize("fold", [2, 3])
+def test_what_repeats_from_block_to_block_is_gone(fold) -> None:
+    """A checkerboard: each place in a block adds numbers of its own, the same in all blocks."""
+    backbone = torch.nn.Conv3d(fold**3, 7 * fold**3, 1)
+    backbone.weight.data.zero_()
+    backbone.bias.data = torch.randn(7 * fold**3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = HounsfieldNetwork(backbone, fold=fold)(torch.rand(1, 1, *(4 * fold,) * 3))[0]
+    inside = found[(slice(None), *(slice(fold, -fold),) * 3)]
+    assert float(inside.flatten(1).std(1).max()) < 1e-3
 
 
 def test_missing_contrasts_are_nothing_and_told() -> None:
