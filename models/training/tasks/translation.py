@@ -73,14 +73,19 @@ class Translation:
     evenness: float = 0.5
     """A voxel weighs as the share of its class to the power of minus this; 0: all voxels alike, 1:
     all classes."""
+    anomaly_weight: float = 8.0
+    """What a voxel of an anomaly weighs in HU and classes, where the source marks them.
+
+    At 1 calcifications and air in the brain, too small to count, become brain.
+    """
     scale_weight: float = 0.1
     """Of the scale's part."""
     hu_unit: float = 100.0
     """The HU part of the loss is 1 at this mean error."""
     pairs: bool = False
     """A sample is one head."""
-    wanted: tuple[str, ...] = ("image", "ct_hu")
-    """MR as acquired, and the HU without noise."""
+    wanted: tuple[str, ...] = ("image", "ct_hu", "anomaly")
+    """MR as acquired, the HU without noise, and where anomalies are."""
     scale_error: Range = (0.75, 1.33)
     """The MR is off by a factor from this range, as normalising a scan leaves it."""
     hu_range: tuple[float, float] = HU_RANGE
@@ -89,7 +94,7 @@ class Translation:
     """Of each contrast being left out, where an image has several; one always stays."""
 
     def prepare(self, sample: Sample, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Input: the MR. ``weight`` is 0 where the CT saw nothing."""
+        """Input: the MR. ``weight``: 0 where the CT saw nothing; ``emphasis``: more on anomalies."""
         images = [
             channel * log_uniform(generator, self.scale_error)
             for channel in sample["image"].float()
@@ -99,10 +104,12 @@ class Translation:
             lost = chance(generator, self.missing_probability) and n != kept
             images[n] = torch.full_like(image, MISSING) if lost else image
         hu = sample["ct_hu"].float()
+        marked = sample.get("anomaly", torch.zeros_like(hu)) > 0
         return {
             "image": torch.stack(images),
             "hu": hu.clamp(*self.hu_range),
             "weight": (hu > OUTSIDE_HU).float(),
+            "emphasis": torch.where(marked, self.anomaly_weight, 1.0),
         }
 
     def loss(self, pred: torch.Tensor, batch: Sample) -> dict[str, torch.Tensor]:
@@ -112,7 +119,7 @@ class Translation:
         hu, weight = batch["hu"], batch["weight"]
         classes, scores = tissue_classes(hu), pred[:, 1:4]
         shares = torch.stack([(weight * (classes == n)).mean() for n in range(3)])
-        known = weight * shares.clamp_min(1e-3).pow(-self.evenness)[classes]
+        known = weight * batch["emphasis"] * shares.clamp_min(1e-3).pow(-self.evenness)[classes]
         entropy = functional.cross_entropy(scores, classes[:, 0], reduction="none")[:, None]
         dice = DiceLoss(to_onehot_y=True, softmax=True, batch=True)(scores * weight, classes)
         return {

@@ -104,11 +104,34 @@ def test_evenness_says_how_much_the_few_voxels_of_bone_count(evenness) -> None:
     costs = []
     for tissue in (1000, 0):
         pred = torch.cat([hu + 300 * (hu == tissue), torch.zeros(1, 4, 10, 10, 10)], 1)
-        batch = {"hu": hu, "weight": torch.ones_like(hu)}
+        ones = torch.ones_like(hu)
+        batch = {"hu": hu, "weight": ones, "emphasis": ones}
         costs.append(float(Translation(evenness=evenness).loss(pred, batch)["hu"]))
     share = float((hu == 1000).sum() / (hu == 0).sum())
     assert costs[0] / costs[1] == pytest.approx(share ** (1 - evenness), rel=1e-4)
     assert evenness < 1 or costs[0] == pytest.approx(1.0)
+
+
+def test_what_ct_shows_of_anomalies_weighs_more() -> None:
+    sample = {
+        "image": torch.rand(1, 4, 4, 4),
+        "ct_hu": torch.full((1, 4, 4, 4), 40.0),
+        "anomaly": torch.zeros(1, 4, 4, 4, dtype=torch.uint8),
+    }
+    sample["anomaly"][0, 0] = 3
+    task = Translation(anomaly_weight=5.0)
+    batch = task.prepare(sample, torch.Generator().manual_seed(0))
+    assert float(batch["emphasis"][0, 0].unique()) == 5
+    assert float(batch["emphasis"][0, 1:].unique()) == 1
+    batch = {name: tensor[None] for name, tensor in batch.items()}
+    costs = []
+    for missed in (0, 1):  # a plane of the anomaly, a plane of the rest
+        pred = torch.cat([batch["hu"], torch.zeros(1, 4, 4, 4, 4)], 1)
+        pred[:, 0, missed] += 100
+        costs.append(float(task.loss(pred, batch)["hu"]))
+    assert costs[0] / costs[1] == pytest.approx(5)
+    del sample["anomaly"]
+    assert float(task.prepare(sample, torch.Generator())["emphasis"].max()) == 1
 
 
 def test_anomalies_weigh_more(source) -> None:
