@@ -94,7 +94,7 @@ class Translation:
     """Of each contrast being left out, where an image has several; one always stays."""
 
     def prepare(self, sample: Sample, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Input: the MR. ``weight``: 0 where the CT saw nothing; ``emphasis``: more on anomalies."""
+        """Input: the MR. ``weight``: 0 where the CT saw nothing; ``emphasis``: anomalies."""
         images = [
             channel * log_uniform(generator, self.scale_error)
             for channel in sample["image"].float()
