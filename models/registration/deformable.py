@@ -157,8 +157,10 @@ def deform(
             if where.type == "cpu":
                 raise OutOfMemory("deformable registration: the memory does not suffice") from error
             torch.cuda.empty_cache()
-        cpu = _Task(fixed, moving, affine, fixed_mask, torch.device("cpu"), n_threads, plan)
-        return cpu.run(method, registrar, segmenter)
+        cpu = torch.device("cpu")
+        return _Task(fixed, moving, affine, fixed_mask, cpu, n_threads, plan).run(
+            method, registrar and registrar.to(cpu), segmenter and segmenter.to(cpu)
+        )
 
 
 class _Task:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,6 +41,12 @@ class Registrar:
     spacing_mm: tuple[float, float]
     """The finest and the coarsest voxels that it was trained on."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def to(self, device: torch.device) -> Registrar:
+        """The same on `device`; a copy, if it is on another."""
+        if device == self.device:
+            return self
+        return replace(self, network=deepcopy(self.network).to(device), device=device)
 
 
 def shipped_registrar(device: torch.device) -> Registrar:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -74,6 +75,12 @@ class Segmenter:
     """Of which its shapes are."""
     refinement: Refinement | None = None
     """How its labels are brought to the image's edges; None: they are not."""
+
+    def to(self, device: torch.device) -> Segmenter:
+        """The same on `device`; a copy, if it is on another."""
+        if device == self.device:
+            return self
+        return replace(self, network=deepcopy(self.network).to(device), device=device)
 
     def shares(self, image: torch.Tensor) -> torch.Tensor:
         """(C, I, J, K) from 0 to 1, of each class in each voxel; see `scores`."""

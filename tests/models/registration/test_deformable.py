@@ -8,10 +8,12 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from radloom.errors import ConfigError, MissingWeights, StageFailed
+from radloom.models.registration import deformable
 from radloom.models.registration.coarse import clipped
 from radloom.models.registration.deformable import deform, registrar_for
 from radloom.models.registration.learned import Registrar, network_grid
 from radloom.models.registration.network import RegistrationNetwork
+from radloom.models.registration.structures import Segmenter
 from radloom.models.registration.working_grid import grid_round
 from radloom.shapes import affine_of, array_of, make_label, make_volume, spatial_shape
 from radloom.transforms.spatial import Transform, grid_points
@@ -206,3 +208,30 @@ def test_a_gpu_gives_the_same_twice(scene, fixed, bulged):
         for _ in range(2)
     ]
     np.testing.assert_array_equal(*(found.moving_from_fixed.displacement_mm for found in fields))
+
+
+def test_where_a_device_is_full_the_cpu_does_the_work_networks_included(
+    scene, fixed, monkeypatch
+) -> None:
+    asked = []
+
+    class Full(deformable._Task):
+        def run(self, method, registrar, segmenter):
+            asked.append((self.device, registrar, segmenter))
+            if self.device.type != "cpu":
+                raise torch.OutOfMemoryError("full")
+            return "found"
+
+    monkeypatch.setattr(deformable, "_Task", Full)
+    there = torch.device("meta")
+    networks = [torch.nn.Conv3d(1, 1, 1) for _ in range(2)]
+    found = deform(
+        fixed, fixed, Transform.identity(), device=there,
+        registrar=Registrar(networks[0], (96, 112, 96), (2.0, 2.4), device=there),
+        segmenter=Segmenter(networks[1], device=there),
+    )  # fmt: skip
+    assert found == "found"
+    assert [task[0] for task in asked] == [there, torch.device("cpu")]
+    for one in asked[1][1:]:
+        assert one.device == torch.device("cpu")
+        assert next(one.network.parameters()).device == one.device
