@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from radloom.models.threads import MOST_WINDOWS, lone_threads
+from radloom.threads import MOST_WINDOWS, lone_threads
 
 __all__ = ["SideBySideInferer"]
 

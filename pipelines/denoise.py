@@ -17,10 +17,10 @@ from radloom.models.denoising.learned import BUNDLES, bundle_of
 from radloom.models.denoising.methods import METHODS, How, Method, denoise_image, suitable_method
 from radloom.models.denoising.noise import estimate_noise
 from radloom.models.denoising.residual import residual_structure
-from radloom.models.threads import torch_settings
 from radloom.pipelines.stage import Check, Context, StageResult
 from radloom.pipelines.study import Output, Study
 from radloom.shapes import Volume, affine_of, array_of, like, require_volume
+from radloom.threads import torch_settings
 
 __all__ = ["DenoiseStage", "denoise"]
 

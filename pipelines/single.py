@@ -71,9 +71,9 @@ def denoise_file(
     resampled to the grid of `image`.
     """
     from radloom.models.denoising.methods import How
-    from radloom.models.threads import torch_settings
     from radloom.pipelines.denoise import denoise
     from radloom.pipelines.ingest import read_image
+    from radloom.threads import torch_settings
     from radloom.transforms.spatial import resample
 
     require_writable(out)

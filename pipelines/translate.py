@@ -28,7 +28,6 @@ import torch
 
 from radloom.errors import ConfigError, InputError, MissingWeights
 from radloom.models.bundles import Bundle, bundle_sha256, find_bundle, load_bundle
-from radloom.models.threads import MOST_WINDOWS, torch_settings
 from radloom.models.translation.attenuation import attenuation_511kev
 from radloom.models.translation.declaration import ANY, Declaration, read_declaration
 from radloom.models.translation.fitness import FITNESS_RANGES, fitness_of
@@ -46,6 +45,7 @@ from radloom.shapes import (
     make_label,
     require_same_grid,
 )
+from radloom.threads import MOST_WINDOWS, torch_settings
 
 __all__ = ["OUTPUTS", "PseudoCT", "TranslateStage", "checks_of_input", "translate"]
 

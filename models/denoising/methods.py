@@ -20,7 +20,6 @@ from radloom.models.denoising.learned import Denoiser, denoise_with_network, shi
 from radloom.models.denoising.noise import NoiseEstimate, estimate_noise
 from radloom.models.denoising.noise_map import estimate_noise_map
 from radloom.models.denoising.prior import DeepPrior, deep_image_prior
-from radloom.models.threads import torch_settings
 from radloom.shapes import affine_of, array_of
 from radloom.transforms.denoising.nlb import non_local_bayes
 from radloom.transforms.denoising.nlm import NonLocalMeans, non_local_means
@@ -196,14 +195,9 @@ def _without_weights(
             device=how.device or torch.device("cpu"),
             n_threads=how.n_threads,
         )
-    if how.method == "nlb":
-        with torch_settings(how.n_threads):
-            return non_local_bayes(
-                values, sigma, spacing=spacing, rician=rician, n_threads=how.n_threads
-            )
-    if how.method == "dct":
-        with torch_settings(how.n_threads):
-            return cosine_shrinkage(values, sigma, spacing=spacing, rician=rician)
+    if how.method in ("nlb", "dct"):
+        method = non_local_bayes if how.method == "nlb" else cosine_shrinkage
+        return method(values, sigma, spacing=spacing, rician=rician, n_threads=how.n_threads)
     if how.method == "bm4d":
         return block_matching(values, sigma, rician=rician)
     if how.method == "tv":

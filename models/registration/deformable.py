@@ -43,8 +43,8 @@ from radloom.models.registration.working_grid import (
     field_on_grid,
     grid_round,
 )
-from radloom.models.threads import torch_settings
 from radloom.shapes import LabelVolume, Volume, affine_of, spatial_shape
+from radloom.threads import torch_settings
 from radloom.transforms.spatial import Transform
 
 __all__ = ["DeformableMethod", "Deformation", "deform", "registrar_for", "segmenter_for"]

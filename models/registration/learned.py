@@ -13,8 +13,8 @@ from radloom.errors import StageFailed
 from radloom.models.bundles import bundle_sha256, find_bundle, load_bundle
 from radloom.models.registration.network import RegistrationNetwork
 from radloom.models.registration.working_grid import WorkingGrid
-from radloom.models.threads import torch_settings
 from radloom.shapes import Volume
+from radloom.threads import torch_settings
 from radloom.transforms.spatial import Transform
 
 __all__ = ["BUNDLE", "Registrar", "network_velocity", "shipped_registrar"]

@@ -17,7 +17,7 @@ from radloom.models.registration.flow import sampled
 from radloom.models.segmentation.labelling import refined_labels
 from radloom.models.segmentation.planned import find_planned
 from radloom.models.segmentation.refinement import Refinement
-from radloom.models.threads import torch_settings
+from radloom.threads import torch_settings
 
 __all__ = ["BUNDLE", "Segmenter", "Structures", "segmenter_from", "shipped_segmenter"]
 

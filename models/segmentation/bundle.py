@@ -27,8 +27,8 @@ from radloom.models.bundles import Bundle, bundle_config, bundle_sha256, load_bu
 from radloom.models.segmentation.labelling import TakeProbabilities
 from radloom.models.segmentation.postprocessing import postprocess, read_postprocessing
 from radloom.models.segmentation.result import Prediction
-from radloom.models.threads import torch_settings
 from radloom.shapes import LabelVolume, Volume, affine_of, array_of, make_label
+from radloom.threads import torch_settings
 
 _LABELS_ONLY = "the bundle {} gives labels only; probabilities come from nnU-Net models"
 

@@ -21,7 +21,7 @@ from radloom.models.checkpoints import load_checkpoint
 from radloom.models.segmentation.nnunet import NnunetFolder
 from radloom.models.segmentation.prediction import NnunetModel
 from radloom.models.segmentation.windows import Predict, mirrored
-from radloom.models.threads import torch_settings
+from radloom.threads import torch_settings
 
 if TYPE_CHECKING:
     from radloom.models.segmentation.planned import PlannedBundle

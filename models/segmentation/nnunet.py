@@ -24,7 +24,7 @@ from radloom.models.segmentation.postprocessing import (
     read_postprocessing,
 )
 from radloom.models.segmentation.refinement import Refinement
-from radloom.models.threads import MOST_WINDOWS
+from radloom.threads import MOST_WINDOWS
 
 if TYPE_CHECKING:
     from radloom.models.segmentation.prediction import NnunetModel

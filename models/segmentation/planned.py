@@ -32,7 +32,7 @@ from radloom.models.segmentation.refinement import (
     read_refinement,
     refinement_bytes,
 )
-from radloom.models.threads import MOST_WINDOWS
+from radloom.threads import MOST_WINDOWS
 
 __all__ = ["PlannedBundle", "Segmented", "find_planned", "is_planned"]
 

@@ -39,7 +39,6 @@ from radloom.models.segmentation.refinement import Candidates, refine
 from radloom.models.segmentation.resampling import Neighbours
 from radloom.models.segmentation.result import Prediction
 from radloom.models.segmentation.windows import Predict, finished_planes, plan_windows
-from radloom.models.threads import torch_settings
 from radloom.shapes import (
     LabelVolume,
     Volume,
@@ -50,6 +49,7 @@ from radloom.shapes import (
     require_volume,
     spatial_shape,
 )
+from radloom.threads import torch_settings
 
 __all__ = ["NnunetModel"]
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from radloom.errors import StageFailed
-from radloom.models.threads import lone_threads
+from radloom.threads import lone_threads
 
 __all__ = ["Predict", "Windows", "finished_planes", "mirrored", "plan_windows"]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from radloom.models.threads import torch_settings
 from radloom.models.windows import SideBySideInferer
+from radloom.threads import torch_settings
 
 OPTIONS = {"roi_size": [16, 16, 16], "overlap": 0.25, "mode": "gaussian"}
 

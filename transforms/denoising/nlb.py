@@ -22,9 +22,10 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from radloom.threads import lone_threads
 from radloom.transforms.denoising.inputs import checked_volume
 from radloom.transforms.denoising.rician import signal_of_mean
-from radloom.transforms.denoising.shrinkage import cosine_shrinkage, thickest_axis
+from radloom.transforms.denoising.shrinkage import MOST_TILES, cosine_shrinkage, thickest_axis
 
 __all__ = ["non_local_bayes"]
 
@@ -54,9 +55,6 @@ _MOST_POWER: Final = 1e5
 _ROUNDING: Final = 1e-14
 """Of float64, as a share of a group's power: added to the noise where there is next to none."""
 
-_MOST_TILES: Final = 4
-"""That are computed at a time at most, so that memory does not grow with the machine's cores."""
-
 
 def non_local_bayes(
     image: npt.ArrayLike,
@@ -77,7 +75,7 @@ def non_local_bayes(
         sigma: standard deviation of the noise, in the image's unit; 0 gives a copy.
         spacing: millimetres along I, J, K; only their order matters.
         rician: whether the image is a magnitude image.
-        n_threads: threads that compute a tile each, four at most.
+        n_threads: threads that compute a tile each, `MOST_TILES` at most.
 
     Raises:
         InputError: the image is not 3D, or sigma is negative or not finite.
@@ -90,14 +88,12 @@ def non_local_bayes(
     if sigma == 0 or values.size == 0:
         return np.array(values)
     thickest = thickest_axis(spacing)
-    shrunk = cosine_shrinkage(values, sigma, spacing=spacing)
+    shrunk = cosine_shrinkage(values, sigma, spacing=spacing, n_threads=n_threads)
     noisy, clean = (
         _at_least_a_block(torch.from_numpy(v / np.float32(sigma)).swapaxes(thickest, 2))
         for v in (values, shrunk)
     )
-    n_tiles = min(n_threads, _MOST_TILES)
-    # each thread computes alone: PyTorch's own threads took 80 times as long on busy cores
-    with ThreadPoolExecutor(n_tiles, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with lone_threads(min(n_threads, MOST_TILES)) as pool:
         for _ in range(PASSES):
             clean = _estimated(noisy, clean, pool)
     i, j, k = np.swapaxes(values, thickest, 2).shape

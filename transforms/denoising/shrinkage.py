@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain, product
 from typing import Final
 
@@ -18,10 +19,11 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from radloom.threads import lone_threads
 from radloom.transforms.denoising.inputs import checked_volume
 from radloom.transforms.denoising.rician import signal_of_mean
 
-__all__ = ["BLOCK", "cosine_shrinkage", "shrunk", "thickest_axis"]
+__all__ = ["BLOCK", "MOST_TILES", "cosine_shrinkage", "shrunk", "thickest_axis"]
 
 BLOCK: Final = (5, 5, 3)
 """Voxels of a block along I, J, K; the last axis is meant to be that of the thickest slices."""
@@ -32,8 +34,11 @@ _KEPT = 2.7
 _LEAST = 1e-4
 """No noise counts as less."""
 
-_TILE = 64
-"""Edge in voxels of what is computed at a time, without what blocks reach beyond: some 400 MiB."""
+_TILE: Final = (64, 64, 32)
+"""Voxels of what a thread computes at a time, without what blocks reach beyond: some 200 MiB."""
+
+MOST_TILES: Final = 4
+"""That are computed at a time at most, so that memory does not grow with the machine's cores."""
 
 _Taps = tuple[float, ...]
 
@@ -44,19 +49,21 @@ def cosine_shrinkage(
     *,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     rician: bool = False,
+    n_threads: int = 1,
 ) -> npt.NDArray[np.float32]:
     """The image (I, J, K) as float32, its blocks' coefficients shrunk; see `shrunk`.
 
     Blocks have three voxels along the axis of the largest spacing and five along the others.
     Magnitude MR (`rician`) goes through as it is; what comes out is the mean of the magnitude, and
     `radloom.transforms.denoising.rician.signal_of_mean` goes back to the signal. The result, to the
-    last bit, does not depend on PyTorch's number of threads.
+    last bit, does not depend on `n_threads`.
 
     Args:
         image: (I, J, K), finite; never changed.
         sigma: standard deviation of the noise, in the image's unit; 0 gives a copy.
         spacing: millimetres along I, J, K; only their order matters.
         rician: whether the image is a magnitude image.
+        n_threads: threads that compute a tile each, `MOST_TILES` at most.
 
     Raises:
         InputError: the image is not 3D, or sigma is negative or not finite.
@@ -71,9 +78,10 @@ def cosine_shrinkage(
     thickest = thickest_axis(spacing)
     turned = torch.from_numpy(values / np.float32(sigma)).swapaxes(thickest, 2)
     clean = torch.empty_like(turned)
-    with torch.inference_mode():
-        for tile in product(*(range(0, n, _TILE) for n in turned.shape)):
-            _shrink_tile(turned, tile, clean)
+    tiles = product(*(range(0, n, size) for n, size in zip(turned.shape, _TILE, strict=True)))
+    with lone_threads(min(n_threads, MOST_TILES)) as pool:
+        for _ in pool.map(partial(_shrink_tile, turned, clean=clean), tiles):
+            pass
     smooth = (clean * sigma).swapaxes(thickest, 2).numpy()
     return signal_of_mean(smooth, sigma) if rician else np.ascontiguousarray(smooth)
 
@@ -90,8 +98,8 @@ def thickest_axis(spacing: Sequence[float]) -> int:
 def _shrink_tile(image: torch.Tensor, start: Sequence[int], clean: torch.Tensor) -> None:
     """One tile of `clean`, from the image in units of the noise."""
     inside, around, cut = [], [], []
-    for begin, n, size in zip(start, image.shape, BLOCK, strict=True):
-        end, reach = min(begin + _TILE, n), 2 * (size - 1)
+    for begin, n, size, edge in zip(start, image.shape, BLOCK, _TILE, strict=True):
+        end, reach = min(begin + edge, n), 2 * (size - 1)
         first = max(0, begin - reach)
         inside.append(slice(begin, end))
         around.append(slice(first, min(n, end + reach)))

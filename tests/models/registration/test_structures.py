@@ -22,7 +22,7 @@ from radloom.models.registration.structures import (
     shipped_segmenter,
 )
 from radloom.models.segmentation.refinement import Refinement
-from radloom.models.threads import torch_settings
+from radloom.threads import torch_settings
 from radloom.transforms.spatial import Transform
 
 STILL = Transform.identity()

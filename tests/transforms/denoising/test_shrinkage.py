@@ -67,11 +67,12 @@ def test_a_voxel_depends_on_two_blocks_reach_alone() -> None:
     assert all(r <= 2 * (n - 1) for r, n in zip(reached.tolist(), BLOCK, strict=True))
 
 
-def test_tiles_have_no_seams(monkeypatch) -> None:
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_tiles_have_no_seams(monkeypatch, n_threads) -> None:
     image = volume((30, 26, 20))[0, 0].numpy()
     whole = cosine_shrinkage(image, 0.1)
-    monkeypatch.setattr(shrinkage, "_TILE", 12)
-    assert np.array_equal(cosine_shrinkage(image, 0.1), whole)
+    monkeypatch.setattr(shrinkage, "_TILE", (12, 10, 6))
+    assert np.array_equal(cosine_shrinkage(image, 0.1, n_threads=n_threads), whole)
 
 
 @pytest.mark.parametrize("thickest", [0, 1])

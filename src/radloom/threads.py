@@ -33,5 +33,8 @@ def torch_settings(n_threads: int) -> Iterator[None]:
 
 
 def lone_threads(n: int) -> ThreadPoolExecutor:
-    """`n` threads that compute alone in PyTorch, so that no sum depends on how many there are."""
+    """`n` threads that compute alone in PyTorch, so that no sum depends on how many there are.
+
+    On busy cores PyTorch's own threads wait for each other: two took 80 times as long as one.
+    """
     return ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,))
