@@ -85,7 +85,10 @@ def test_version_is_said_once():
 
 
 def test_imports_run_one_way():
-    order = ["errors", "geometry", "voxels", "shapes", "transforms", "models", "pipelines", "cli"]
+    order = [
+        "errors", "geometry", "voxels", "shapes", "threads", "transforms", "models", "pipelines",
+        "cli",
+    ]  # fmt: skip
     allowed = {room: set(order[: n + 1]) for n, room in enumerate(order)}
     rooms = {"transforms": "transforms", "models": "models", "pipelines": "pipelines"}
     pattern = re.compile(r"^\s*(?:from|import) radloom\.(\w+)", re.MULTILINE)
