@@ -106,7 +106,7 @@ def predicted(look: Look, model: Path, n_threads: int) -> Floats:
     affine = np.eye(4)
     affine[:3, 3] = -(np.array(look.mr.shape[1:]) - 1) / 2
     mr = make_volume(look.mr, affine, modality="MR", units="arbitrary")
-    return array_of(translate(mr, model, n_threads=n_threads).hu)[0].astype(np.float32)
+    return array_of(translate(mr, model, n_threads=n_threads, trust=True).hu)[0].astype(np.float32)
 
 
 def measured(found: dict[str, Floats], true: dict[str, Look]) -> Iterator[dict[str, object]]:
