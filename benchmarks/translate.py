@@ -62,7 +62,6 @@ from radloom.geometry import spacing_of
 from radloom.models.bundles import find_bundle, weights_path
 from radloom.models.registration.coarse import at_spacing, block_mean
 from radloom.models.registration.elastix import register
-from radloom.models.registration.similarity import Similarity
 from radloom.models.training.anatomies import load_anatomies
 from radloom.models.translation.attenuation import attenuation_511kev
 from radloom.models.translation.tissues import TYPICAL_HU, classes_of_hu
@@ -200,7 +199,7 @@ def true_classes(case: Case) -> Floats:
 
 
 def warped(case: Case, atlases: Sequence[tuple[Volume, Volume]], deform: Register) -> Floats:
-    """The CT of the atlas that comes nearest to the truth, which is the most that an atlas can do."""
+    """The CT of the atlas that comes nearest to the truth: the most that an atlas can do."""
     grid = affine_of(case.mr), spatial_shape(case.mr)
     found = [array_of(resample(ct, deform(case.mr, mr), *grid))[0] for mr, ct in atlases]
     return min(found, key=lambda hu: float(np.abs(hu - array_of(case.ct)[0])[case.head()].mean()))
