@@ -76,7 +76,8 @@ class Translation:
     anomaly_weight: float = 8.0
     """What a voxel of an anomaly weighs in HU and classes, where the source marks them.
 
-    At 1 calcifications and air in the brain, too small to count, become brain.
+    Calcifications and air in the brain are too small to count by themselves. 1,350 steps at 8 were
+    not enough to show them (docs/benchmarks.md).
     """
     scale_weight: float = 0.1
     """Of the scale's part."""
