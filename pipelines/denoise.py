@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from radloom.geometry import spacing_of
 from radloom.models.bundles import bundle_sha256, find_bundle
 from radloom.models.denoising.learned import BUNDLES, bundle_of
 from radloom.models.denoising.methods import METHODS, How, Method, denoise_image, suitable_method
-from radloom.models.denoising.noise import estimate_noise
+from radloom.models.denoising.noise import NoiseEstimate, estimate_noise
 from radloom.models.denoising.residual import residual_structure
 from radloom.pipelines.stage import Check, Context, StageResult
 from radloom.pipelines.study import Output, Study
@@ -44,7 +44,7 @@ flagged half of the time by non-local means, and not by total variation.
 MAX_NOISE_LEFT = 0.75
 """Set by looking: up to 0.62 was seen on a clinical scan; nothing removed gives 1."""
 
-_REVISION = 2
+_REVISION = 3
 """Raised when the same parameters give other voxels."""
 
 _BYTES_PER_VOXEL = {
@@ -81,12 +81,12 @@ def denoise(volume: Volume, how: How | None = None) -> tuple[Volume, float]:
         ConfigError: BM4D is not installed.
         GridMismatch: the guide does not lie on the volume's grid.
     """
-    clean, levels = _denoise(volume, how)
-    return clean, levels[0]
+    clean, noise = _denoise(volume, how)
+    return clean, noise.sigma
 
 
-def _denoise(volume: Volume, how: How | None) -> tuple[Volume, tuple[float, float]]:
-    """As `denoise`, with the level and how uneven it is."""
+def _denoise(volume: Volume, how: How | None) -> tuple[Volume, NoiseEstimate]:
+    """As `denoise`, with all that is known of the noise: of several channels the medians."""
     require_volume(volume, "denoise")
     spacing = spacing_of(affine_of(volume)).tolist()
     modality = str(volume.meta["modality"])
@@ -94,11 +94,12 @@ def _denoise(volume: Volume, how: How | None) -> tuple[Volume, tuple[float, floa
         denoise_image(channel, spacing, modality=modality, how=how) for channel in array_of(volume)
     ]
     clean = like(volume, np.stack([image for image, _ in results]))
-    sigma, unevenness = (
+    sigma, unevenness, n_coils = (
         float(np.median([getattr(noise, name) for _, noise in results]))
-        for name in ("sigma", "unevenness")
+        for name in ("sigma", "unevenness", "n_coils")
     )
-    return clean, (sigma, unevenness)
+    first = results[0][1]
+    return clean, replace(first, sigma=sigma, unevenness=unevenness, n_coils=int(n_coils))
 
 
 @dataclass(frozen=True)
@@ -169,18 +170,19 @@ class DenoiseStage:
             how = How(method, fast=self.fast, n_threads=context.n_threads, device=context.device)
             try:
                 with torch_settings(context.n_threads):
-                    clean, (level, unevenness) = _denoise(volume, how)
+                    clean, noise = _denoise(volume, how)
             except MissingWeights as error:
                 return StageResult(status="skipped", reason=str(error))
             sidecar = {
                 "DenoisingMethod": method,
                 "DenoisingFast": self.fast,
-                "NoiseLevel": level,
+                "NoiseLevel": noise.sigma,
                 "NoiseLevelUnits": str(volume.meta["units"]),
-                "NoiseUnevenness": round(unevenness, 3),
+                "NoiseUnevenness": round(noise.unevenness, 3),
+                "NoiseCoils": noise.n_coils,
                 **_model_of(method, modality),
             }
-            checks.extend(_checks(given.role, volume, clean, level))
+            checks.extend(_checks(given.role, volume, clean, noise.sigma))
             output = Output("volume", given.role, "denoised", clean, sidecar=sidecar)
             outputs.append(context.settle(output))
         if not outputs:

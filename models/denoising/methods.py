@@ -23,6 +23,7 @@ from radloom.models.denoising.prior import DeepPrior, deep_image_prior
 from radloom.shapes import affine_of, array_of
 from radloom.transforms.denoising.nlb import non_local_bayes
 from radloom.transforms.denoising.nlm import NonLocalMeans, non_local_means
+from radloom.transforms.denoising.rician import mean_magnitude, signal_of_mean
 from radloom.transforms.denoising.shrinkage import cosine_shrinkage
 from radloom.transforms.denoising.tv import total_variation
 
@@ -69,7 +70,8 @@ class How:
     """Standard deviation of the noise in the image's units, one number or a map (I, J, K); None: it
     is estimated."""
     uneven: bool | None = None
-    """Whether an estimate is a map; None: where noise is found to be more uneven than `UNEVEN`."""
+    """Whether an estimate is a map; None: where noise is found to be more uneven than `UNEVEN`, and
+    air tells of one coil."""
     fast: bool = False
     """Less work for a weaker result; the network, nlb, dct and BM4D know no less."""
     n_threads: int = 1
@@ -113,7 +115,8 @@ def denoise_image(
 ) -> tuple[Floats, NoiseEstimate]:
     """The image (I, J, K) with its noise removed, in the same unit, and the noise level.
 
-    Magnitude MR loses the bias of Rician noise with it; CT and the rest are taken as Gaussian.
+    Magnitude MR loses the bias of Rician noise with it, or of non-central chi noise where air tells
+    that several coils were added up; CT and the rest are taken as Gaussian.
     Where the noise is uneven, the network is told a map of it; the other methods get the image
     divided by that map (relative to its level), in which the noise is even, and their result is
     multiplied by it: the map varies so slowly that edges and textures do not change by it.
@@ -140,9 +143,14 @@ def denoise_image(
     if how.method == "network":
         denoiser = how.denoiser or shipped_denoiser(modality, how.device or torch.device("cpu"))
         level = noise.sigma if relative is None else noise.sigma * relative
-        return denoise_with_network(values, level, spacing, denoiser, modality=modality), noise
-    even = values if relative is None else values / relative
-    clean = _without_weights(even, spacing, noise.sigma, modality == "MR", how)
+        clean = denoise_with_network(values, level, spacing, denoiser, modality=modality)
+        clean = clean if relative is None else clean / relative
+    else:
+        even = values if relative is None else values / relative
+        clean = _without_weights(even, spacing, noise.sigma, modality == "MR", how)
+    if noise.n_coils > 1:  # all methods take magnitudes for those of one coil
+        mean = mean_magnitude(clean, noise.sigma)
+        clean = signal_of_mean(mean, noise.sigma, noise.n_coils)
     return clean if relative is None else clean * relative, noise
 
 
@@ -158,6 +166,8 @@ def _noise(
     noise = estimate_noise(values, modality)
     if noise.sigma == 0 or how.uneven is False or (how.uneven is None and modality != "MR"):
         return noise, None
+    if how.uneven is None and noise.n_coils > 1:
+        return noise, None  # a map takes air of several coils for less noise
     found = estimate_noise_map(values, spacing, noise.sigma, rician=modality == "MR")
     if how.uneven is None and found.unevenness < UNEVEN:
         return noise, None

@@ -42,6 +42,12 @@ has ratios of 0.99 to 1.05, and up to 1.41 (at 3%) where slices are 4 mm: struct
 MAX_RAISE = 2.0
 """Interpolated noise counts for at most this times the noise between neighbours (see above)."""
 
+COILS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Numbers of coils, added up in quadrature, with which air that is not Rayleigh's is compared."""
+
+COILS_FIT = 1.03
+"""Within this factor the levels that the quartiles of air give agree, where several are taken."""
+
 SOFT_TISSUE_HU = (-20.0, 120.0)
 """Brain, muscle and blood; fat and bone are outside."""
 
@@ -62,6 +68,8 @@ class NoiseEstimate:
     """For MR, noise two voxels apart over noise between neighbours, in tissue; see `CORRELATED`."""
     unevenness: float = 1.0
     """Of the map of the noise that was used; 1: one level served the whole volume."""
+    n_coils: int = 1
+    """How many coils were added up in quadrature, as air tells; 1: Rician, or not to be told."""
 
 
 def estimate_noise(image: npt.ArrayLike, modality: str) -> NoiseEstimate:
@@ -93,14 +101,19 @@ def estimate_mr_noise(image: Floats) -> NoiseEstimate:
 
     Air: the median of a Rayleigh distribution, used only where the quartiles are Rayleigh's too:
     scanners that set air to zero, filter or leave ghosts fail that. Where both are there and
-    within `AGREE`, their geometric mean; else tissue, since that is what gets denoised.
+    within `AGREE`, their geometric mean; else tissue, since that is what gets denoised. Where the
+    quartiles are not Rayleigh's, but those of the sum of several coils (a chi distribution), with a
+    level that agrees with that of tissue, the noise is non-central chi (`COILS`).
     """
     smooth = _box(image)
     mask = head_mask(smooth)
     head, correlation = _tissue_sigma(image, smooth, mask)
-    air = _air_sigma(image, mask)
+    air, n_coils = _air_sigma(image, mask)
     if np.isfinite(air) and np.isfinite(head) and max(air, head) < AGREE * min(air, head):
-        return NoiseEstimate(float(np.sqrt(air * head)), "background+head", air, head, correlation)
+        both = float(np.sqrt(air * head))
+        return NoiseEstimate(both, "background+head", air, head, correlation, n_coils=n_coils)
+    if n_coils > 1:
+        air = float("nan")
     if np.isfinite(head):
         return NoiseEstimate(head, "head", air, head, correlation)
     if np.isfinite(air):
@@ -210,16 +223,34 @@ def _tissue_sigma(image: Floats, smooth: Floats, mask: Mask) -> tuple[float, flo
     return rician_correction(sd, float(np.median(smooth[flat]))), correlation
 
 
-def _air_sigma(image: Floats, mask: Mask) -> float:
+def _air_sigma(image: Floats, mask: Mask) -> tuple[float, int]:
+    """The level in air and from how many coils; NaN where its quartiles are those of no number."""
     from scipy import ndimage
 
     air = image[~ndimage.binary_dilation(mask, iterations=4)]
     if air.size < MIN_VOXELS or (air <= 0).mean() > 0.05:
-        return float("nan")
-    low, middle, high = np.percentile(air, (25, 50, 75)) / np.sqrt(-2 * np.log((0.75, 0.5, 0.25)))
-    if max(low, middle, high) > 1.1 * min(low, middle, high):
-        return float("nan")
-    return float(middle)
+        return float("nan"), 1
+    quartiles = np.percentile(air, (25, 50, 75))
+    level, misfit = _level_of(quartiles, 1)
+    if misfit <= 1.1:
+        return level, 1
+    levels = {n: _level_of(quartiles, n) for n in COILS}
+    best = min(levels, key=lambda n: levels[n][1])
+    level, misfit = levels[best]
+    return (level, best) if misfit <= COILS_FIT else (float("nan"), 1)
+
+
+def _level_of(quartiles: npt.NDArray[np.float64], n_coils: int) -> tuple[float, float]:
+    """The level by which air of `n_coils` has this median, and how far its quartiles disagree.
+
+    >>> level, misfit = _level_of(2.0 * np.sqrt(-2 * np.log([0.75, 0.5, 0.25])), 1)
+    >>> round(level, 6), round(misfit, 6)
+    (2.0, 1.0)
+    """
+    from scipy.special import gammaincinv
+
+    levels = quartiles / np.sqrt(2 * gammaincinv(n_coils, (0.25, 0.5, 0.75)))
+    return float(levels[1]), float(levels.max() / levels.min())
 
 
 def _mode(values: Floats) -> float:

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from radloom.errors import ConfigError, InputError
+from radloom.models.denoising.noise import NoiseEstimate
 from radloom.pipelines.denoise import DenoiseStage, denoise
 from radloom.pipelines.stage import Context
 from radloom.pipelines.study import Output, Study, StudyRecord
@@ -99,6 +100,7 @@ def test_stage_gives_one_volume_a_role_with_its_sidecar(study, context):
     assert result.outputs[1].sidecar["NoiseLevel"] == pytest.approx(10, rel=0.1)
     assert result.outputs[0].sidecar["DenoisingMethod"] == "nlm"
     assert result.outputs[0].sidecar["NoiseUnevenness"] == 1.0
+    assert result.outputs[0].sidecar["NoiseCoils"] == 1
     assert result.outputs[0].sidecar["DenoisingFast"] is True
     assert not [c.name for c in result.checks if c.flagged]
     assert {c.name for c in result.checks} == {
@@ -125,7 +127,7 @@ def test_stage_flags_an_oversmoothed_volume(study, context, monkeypatch):
 
     def blur(volume, _):
         blurred = ndimage.gaussian_filter(array_of(volume), (0, 2, 2, 2))
-        return like(volume, blurred), (40.0, 1.0)
+        return like(volume, blurred), NoiseEstimate(40.0, "head")
 
     monkeypatch.setattr(room, "_denoise", blur)
     flagged = {c.name for c in DenoiseStage(roles=("t1",)).run(study, context).checks if c.flagged}

@@ -26,6 +26,24 @@ def test_comes_nearer_to_the_truth(pair, method, fast):
     assert np.mean((clean - truth) ** 2) < 0.3 * np.mean((noisy - truth) ** 2)
 
 
+@pytest.mark.parametrize("method", ["nlb", "dct", "nlm", "tv", "network"])
+def test_the_bias_of_several_coils_goes_with_their_noise(method):
+    """Non-central chi: air of eight coils has four times the noise's deviation for a mean."""
+    truth = np.zeros((44, 44, 32), np.float32)
+    truth[10:34, 10:34, 4:28] = 120
+    truth[14:30, 14:30, 8:24] = 600
+    rng = np.random.default_rng(0)
+    in_phase = truth + 30 * rng.standard_normal(truth.shape)
+    noisy = np.sqrt(in_phase**2 + 900 * rng.chisquare(15, truth.shape)).astype(np.float32)
+    clean, noise = denoise_image(noisy, (1, 1, 1), modality="MR", how=How(method))
+    assert noise.n_coils == 8
+    for part, before in (((slice(0, 6),), 100), ((slice(11, 13), slice(14, 30), slice(8, 24)), 40)):
+        assert (noisy - truth)[part].mean() > before
+        assert abs((clean - truth)[part].mean()) < 15
+    one, _ = denoise_image(noisy, (1, 1, 1), modality="MR", how=How(method, sigma=noise.sigma))
+    assert (one - truth)[:6].mean() > 80
+
+
 @pytest.mark.parametrize("method", ["nlm", "tv"])
 def test_fast_is_other_work(pair, method):
     slow, fast = (

@@ -48,6 +48,29 @@ def test_mr_level_ignores_air_that_is_not_rayleigh(truth):
     assert estimate_noise(image, "MR").rule == "head"
 
 
+def several_coils(truth, sigma, n_coils):
+    rng = np.random.default_rng(0)
+    in_phase = truth + sigma * rng.standard_normal(truth.shape)
+    rest = sigma**2 * rng.chisquare(2 * n_coils - 1, truth.shape)
+    return np.sqrt(in_phase**2 + rest).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_coils", [1, 2, 4, 8])
+@pytest.mark.parametrize("sigma", [9, 30])
+def test_air_tells_how_many_coils_were_added_up(truth, sigma, n_coils):
+    estimate = estimate_noise(several_coils(truth, sigma, n_coils), "MR")
+    assert estimate.n_coils == n_coils
+    assert estimate.sigma == pytest.approx(sigma, rel=0.05)
+
+
+def test_air_that_does_not_agree_with_tissue_tells_nothing(truth):
+    image = several_coils(truth, 30, 8)
+    image[truth < 20] *= 2
+    estimate = estimate_noise(image, "MR")
+    assert (estimate.rule, estimate.n_coils) == ("head", 1)
+    assert np.isnan(estimate.background)
+
+
 def test_mr_level_of_interpolated_noise(truth):
     rng = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(rng.standard_normal(SHAPE), (0.7, 0.7, 0.3))
