@@ -58,9 +58,13 @@ def several_coils(truth, sigma, n_coils):
 @pytest.mark.parametrize("n_coils", [1, 2, 4, 8])
 @pytest.mark.parametrize("sigma", [9, 30])
 def test_air_tells_how_many_coils_were_added_up(truth, sigma, n_coils):
-    estimate = estimate_noise(several_coils(truth, sigma, n_coils), "MR")
+    image = several_coils(truth, sigma, n_coils)
+    estimate = estimate_noise(image, "MR")
     assert estimate.n_coils == n_coils
     assert estimate.sigma == pytest.approx(sigma, rel=0.05)
+    dark = np.zeros(SHAPE, bool)
+    dark[:, :12] = True  # tissue that passes for air
+    assert estimate_noise(np.where(dark, image + sigma, image), "MR").n_coils == n_coils
 
 
 def test_air_that_does_not_agree_with_tissue_tells_nothing(truth):
