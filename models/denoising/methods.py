@@ -144,14 +144,14 @@ def denoise_image(
         denoiser = how.denoiser or shipped_denoiser(modality, how.device or torch.device("cpu"))
         level = noise.sigma if relative is None else noise.sigma * relative
         clean = denoise_with_network(values, level, spacing, denoiser, modality=modality)
-        clean = clean if relative is None else clean / relative
     else:
         even = values if relative is None else values / relative
         clean = _without_weights(even, spacing, noise.sigma, modality == "MR", how)
+        clean = clean if relative is None else clean * relative
     if noise.n_coils > 1:  # all methods take magnitudes for those of one coil
         mean = mean_magnitude(clean, noise.sigma)
         clean = signal_of_mean(mean, noise.sigma, noise.n_coils)
-    return clean if relative is None else clean * relative, noise
+    return clean, noise
 
 
 def _noise(
@@ -171,7 +171,7 @@ def _noise(
     found = estimate_noise_map(values, spacing, noise.sigma, rician=modality == "MR")
     if how.uneven is None and found.unevenness < UNEVEN:
         return noise, None
-    told = replace(noise, sigma=found.level, unevenness=found.unevenness)
+    told = replace(noise, sigma=found.level, unevenness=found.unevenness, n_coils=1)
     return told, found.sigma / np.float32(found.level)
 
 
