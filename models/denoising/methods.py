@@ -164,10 +164,10 @@ def _noise(
             return NoiseEstimate(float(given), "given"), None
         return _given_map(given, values)
     noise = estimate_noise(values, modality)
-    if noise.sigma == 0 or how.uneven is False or (how.uneven is None and modality != "MR"):
+    # a map takes air of several coils for less noise
+    never = modality != "MR" or noise.n_coils > 1
+    if noise.sigma == 0 or how.uneven is False or (how.uneven is None and never):
         return noise, None
-    if how.uneven is None and noise.n_coils > 1:
-        return noise, None  # a map takes air of several coils for less noise
     found = estimate_noise_map(values, spacing, noise.sigma, rician=modality == "MR")
     if how.uneven is None and found.unevenness < UNEVEN:
         return noise, None

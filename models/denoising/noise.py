@@ -118,10 +118,9 @@ def estimate_mr_noise(image: Floats) -> NoiseEstimate:
     if np.isfinite(level) and np.isfinite(head) and max(level, head) < AGREE * min(level, head):
         both = float(np.sqrt(level * head))
         return NoiseEstimate(both, "background+head", level, head, correlation)
-    if not np.isfinite(level) and head > 0 and (n_coils := _n_coils(air, head)) > 1:
-        return NoiseEstimate(head, "head", level, head, correlation, n_coils=n_coils)
     if np.isfinite(head):
-        return NoiseEstimate(head, "head", level, head, correlation)
+        n_coils = 1 if np.isfinite(level) else _n_coils(air, head)
+        return NoiseEstimate(head, "head", level, head, correlation, n_coils=n_coils)
     if np.isfinite(level):
         return NoiseEstimate(level, "background", level, head)
     return _everywhere(image)
@@ -242,27 +241,32 @@ def _rayleigh(air: Floats) -> float:
     """The level by the median of air; NaN where its quartiles are not those of one coil."""
     if air.size == 0:
         return float("nan")
-    levels = _levels(air, 1, (0.25, 0.5, 0.75))
+    shares = (0.25, 0.5, 0.75)
+    levels = np.quantile(air, shares) / _quantiles(1, shares)
     return float("nan") if levels.max() > 1.1 * levels.min() else float(levels[1])
 
 
 def _n_coils(air: Floats, sigma: float) -> int:
     """How many coils make air like this of noise of deviation `sigma`; 1: it cannot be told."""
-    if air.size == 0:
+    if air.size == 0 or sigma == 0:
         return 1
-    levels = {n: _levels(air, n, COILS_AT) for n in COILS}
-    off = {n: float(abs(np.log(found.mean() / sigma))) for n, found in levels.items()}
+    found = np.quantile(air, COILS_AT)
+    levels = {n: found / _quantiles(n, COILS_AT) for n in COILS}
+    off = {n: float(abs(np.log(levels[n].mean() / sigma))) for n in COILS}
     best = min(off, key=lambda n: off[n])
     fits = levels[best].max() <= COILS_FIT * levels[best].min()
     return best if fits and off[best] <= 2 * np.log(COILS_FIT) else 1
 
 
-def _levels(air: Floats, n_coils: int, shares: tuple[float, ...]) -> npt.NDArray[np.float64]:
-    """What the quantiles of air say of the level, if that many coils were added up (chi)."""
+def _quantiles(n_coils: int, shares: tuple[float, ...]) -> npt.NDArray[np.float64]:
+    """Of the noise of so many coils, added up in quadrature (chi), in deviations of each.
+
+    >>> _quantiles(1, (0.5,)).round(4).tolist()  # Rayleigh
+    [1.1774]
+    """
     from scipy.special import gammaincinv
 
-    quantiles = np.percentile(air, [100 * share for share in shares])
-    return np.asarray(quantiles / np.sqrt(2 * gammaincinv(n_coils, shares)))
+    return np.asarray(np.sqrt(2 * gammaincinv(n_coils, shares)))
 
 
 def _mode(values: Floats) -> float:
