@@ -66,19 +66,26 @@ WEAKER = tuple(
     f"{method} x{f}" for method in ("nlb", "dct", "nlm", "tv") for f in ("0.5", "0.7", "1.4")
 )
 CHOSEN = {
-    "real": (*QUICK, *NETWORK, "bm4d", "dip"),
+    "real": (*QUICK, *NETWORK, "bm4d", "dip", "deepinv, best step"),
     "ct": (*QUICK, *NETWORK, "bm4d"),
     "anomalies": (*QUICK, *NETWORK, "bm4d", *WEAKER, "bm4d x0.5", "bm4d x0.7"),
     "cost": ("network", "nlb", "dct", "nlm", "tv", "bm4d"),
 }
 """The methods of a part where none are named."""
 DIP_CASES = (("patient 03 FLAIR", 9), ("MPRAGE", 9), ("T1, skull-stripped", 9))
-"""The deep image prior takes minutes a case; these have their own table."""
+"""A deep image prior takes minutes a case; these have their own table."""
+PRIORS = ("dip", "deepinv, best step")
 
 
 def main() -> None:
     options = arguments()
-    tools = Tools(options.bm4d, torch.device(options.device), options.bundles, options.threads)
+    tools = Tools(
+        options.bm4d,
+        options.deepinv,
+        torch.device(options.device),
+        options.bundles,
+        options.threads,
+    )
     if options.one:
         cost_of_one(options.one, tools)
         return
@@ -115,7 +122,7 @@ def fill(
         case = None
         for method in wanted:
             if (part, name, noise, method) in done or (
-                method == "dip" and (name, noise) not in DIP_CASES
+                method in PRIORS and (name, noise) not in DIP_CASES
             ):
                 continue
             case = case or make()
@@ -208,8 +215,8 @@ def cost_of_one(method: str, tools: Tools) -> None:
 
 def psnr_table(rows: list[Row]) -> str:
     """All methods on the cases that all have; those on all cases; the slowest on its own."""
-    slow = [row for row in rows if row["method"] == "dip"]
-    others = [row for row in rows if row["method"] != "dip"]
+    slow = [row for row in rows if row["method"] in PRIORS]
+    others = [row for row in rows if row["method"] not in PRIORS]
     tables = [mean_table(others)]
     whole = methods_with_most(others)
     if len(whole) < len({row["method"] for row in others}):
@@ -318,6 +325,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--noise", type=float, nargs="+", help=f"of {levels}; by default all")
     parser.add_argument("--first", action="store_true", help="a few cases of each part alone")
     parser.add_argument("--bm4d", type=Path, metavar="PYTHON", help="an interpreter with bm4d")
+    parser.add_argument("--deepinv", type=Path, metavar="PYTHON", help="one that has deepinv")
     parser.add_argument("--bundles", type=Path, help="folder of bundles, for weights not shipped")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from denoise_cases import Case
+from denoise_scores import psnr
 
 from radloom.models.denoising.learned import Denoiser
 from radloom.models.denoising.methods import UNEVEN, How, Method, denoise_image
@@ -28,6 +29,9 @@ Denoise = Callable[[Case], Floats]
 PEER_H = 0.5
 """Decay of scikit-image's weights in units of sigma: its best on training maps at 1 mm, with and
 without its Rician bias taken off (`denoise_settings.py --select`)."""
+DEEPINV_CHANNELS = 64
+"""Of deepinv's decoder, a quarter of its own number: with 256 a step takes over a minute here."""
+DEEPINV_STEPS = 1000
 FACTORS = (0.5, 0.7, 1.4)
 """Of the noise level that the weak and strong variants are told."""
 
@@ -38,6 +42,8 @@ class Tools:
 
     bm4d: Path | None = None
     """An interpreter that has bm4d."""
+    deepinv: Path | None = None
+    """An interpreter that has deepinv."""
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it is immutable)
     bundle: Path | None = None
     """Folder of bundles with weights; None: the ones that Radloom ships."""
@@ -54,6 +60,7 @@ def methods(tools: Tools) -> dict[str, Denoise]:
     for method in ("network", "nlb", "dct", "nlm", "tv"):
         told[f"{method}, blind"] = partial(ours, method=method, tools=tools, factor=None)
     told["scikit-image nlm"] = scikit_image
+    told["deepinv, best step"] = partial(deepinv, tools=tools)
     return told
 
 
@@ -107,6 +114,25 @@ def scikit_image(case: Case) -> Floats:
         fast_mode=True,
     )
     return signal_of_mean(smooth, case.sigma) if case.modality == "MR" else smooth
+
+
+def deepinv(case: Case, *, tools: Tools) -> Floats:
+    """Its answer at the step where the truth is nearest, the bias of magnitudes taken off.
+
+    No user knows that step: what follows is the most that stopping at any step could give.
+    """
+    if tools.deepinv is None:
+        raise SystemExit("name an interpreter that has deepinv: --deepinv PYTHON")
+    script = Path(__file__).with_name("denoise_deepinv.py")
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder) / "in.npy", Path(folder) / "out.npy"
+        np.save(given, (case.noisy / case.peak).astype(np.float32))
+        command = [str(tools.deepinv), str(script), str(given), str(made)]
+        command += ["--channels", str(DEEPINV_CHANNELS), "--steps", str(DEEPINV_STEPS)]
+        subprocess.run([*command, "--threads", str(tools.n_threads)], check=True)
+        answers = np.load(made) * np.float32(case.peak)
+    seen = [signal_of_mean(v, case.sigma) if case.modality == "MR" else v for v in answers]
+    return max(seen, key=lambda image: psnr(case.truth, image, case))
 
 
 def lend_bm4d(tools: Tools) -> None:

@@ -22,12 +22,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import sysconfig
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import nibabel as nib
 import numpy as np
@@ -64,6 +66,7 @@ CASES = {
     "tiny": Case((40, 44, 36), (1, 1, 1.2), (32, 32, 32), (1.3, 1.1, 1.0), 4, "T1"),
     "head": Case((192, 224, 192), (1, 1, 1), (64, 64, 64), (1.2, 1.2, 1.2), 40, "T1"),
     "ct": Case((512, 512, 300), (0.8, 0.8, 1.5), (64, 64, 64), (1.5, 1.5, 1.5), 100, "CT"),
+    "ct, a third": Case((512, 512, 100), (0.8, 0.8, 1.5), (64, 64, 64), (1.5, 1.5, 1.5), 100, "CT"),
 }
 
 
@@ -134,29 +137,41 @@ def run(name: str, folder: Path, images: Path, work: Path, threads: int) -> tupl
                    "-device", "cpu", "-step_size", "1.0", "--disable_tta", "-npp", "1",
                    "-nps", "1"]  # fmt: skip
     begin, peak = time.perf_counter(), 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        die_first(process.pid)
+        said = Thread(target=lambda: print(process.stderr.read().decode()[-2000:], file=sys.stderr))
+        said.start()
         while process.poll() is None:
             peak = max(peak, tree_bytes(process.pid))
-            time.sleep(0.1)
+            time.sleep(0.2)
+        said.join()
     if process.returncode:
-        raise SystemExit(f"{name} failed with {process.returncode}")
+        print(f"{name} failed with {process.returncode} at {peak / 1e9:.2f} GB", file=sys.stderr)
+        return math.nan, peak
     return time.perf_counter() - begin, peak
 
 
+def die_first(pid: int) -> None:
+    """Where memory runs out, Linux ends this process or one that it starts, and no other."""
+    score = Path(f"/proc/{pid}/oom_score_adj")
+    if score.exists():
+        score.write_text("1000")
+
+
 def tree_bytes(pid: int) -> int:
-    """Resident memory of a process and its descendants."""
+    """Memory of a process and its descendants; what they share counts once (Linux)."""
     total = 0
     try:
         top = psutil.Process(pid)
         for one in [top, *top.children(recursive=True)]:
-            total += one.memory_info().rss
+            total += one.memory_full_info().pss
     except psutil.Error:
         pass
     return total
 
 
 def report_cost(found: dict[str, tuple[float, int]], args: argparse.Namespace) -> None:
-    """A row of the table."""
+    """A row of the table; nan: did not finish."""
     theirs, ours = found["nnU-Net"], found["Radloom"]
     print(
         f"| {args.case} | {args.studies} | {theirs[0]:.0f} s | {ours[0]:.0f} s | "

@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 
 from radloom.models.segmentation.refinement import Candidates, Refinement, refine
 from radloom.models.segmentation.resampling import Neighbours, coarse_axis, linear, nearest
+from radloom.threads import lone_threads
 
 __all__ = ["Doubt", "Labeller", "Rule", "TakeProbabilities", "neighbours", "refined_labels"]
 
@@ -168,6 +170,7 @@ class Labeller:
         probabilities: takes all probabilities too, where asked for.
         double: interpolate in float64, as nnU-Net does, rather than in float32.
         candidates: takes what is possible in each voxel, where labels are refined later.
+        n_threads: of the CPU, a box each; the labels do not depend on it.
     """
 
     out: npt.NDArray[Any]
@@ -177,6 +180,7 @@ class Labeller:
     probabilities: TakeProbabilities | None = None
     double: bool = True
     candidates: Candidates | None = None
+    n_threads: int = 1
     _held: torch.Tensor | None = field(default=None, repr=False)
     _first: int = 0
     _next: int = 0
@@ -197,11 +201,20 @@ class Labeller:
     def _planes(self, held: torch.Tensor, begin: int, end: int) -> None:
         size = _BOX if held.device.type == "cpu" else _BOX_ON_DEVICE
         rows, columns = (len(axis.low) for axis in self.axes[1:])
-        for y, z in itertools.product(range(0, rows, size[1]), range(0, columns, size[2])):
-            place = (slice(begin, end), slice(y, min(y + size[1], rows)),
-                     slice(z, min(z + size[2], columns)))  # fmt: skip
-            self._one(held, place)
+        places = [
+            (slice(begin, end), slice(y, min(y + size[1], rows)),
+             slice(z, min(z + size[2], columns)))
+            for y, z in itertools.product(range(0, rows, size[1]), range(0, columns, size[2]))
+        ]  # fmt: skip
+        if self.n_threads == 1 or self.probabilities is not None or held.device.type != "cpu":
+            for place in places:
+                self._one(held, place)
+            return
+        with lone_threads(self.n_threads) as pool:
+            for _ in pool.map(partial(self._one, held), places):
+                pass
 
+    @torch.inference_mode()
     def _one(self, held: torch.Tensor, place: tuple[slice, ...]) -> None:
         near = [_cut(axis, along) for axis, along in zip(self.axes, place, strict=True)]
         shift = (self._first, 0, 0)

@@ -188,8 +188,7 @@ class NnunetModel:
         )
         del data, previous
         written = out.transpose(order)
-        n_windows = min(effort.windows, self.folder.parallel)
-        work = _Work(self, prepared, written, probabilities, candidates, n_windows)
+        work = _Work(self, prepared, written, probabilities, candidates, effort)
         _step_down(lambda results, n: work.run(results, n, doubt), self.device, effort.strips)
         if candidates is not None and image is not None:
             del work, prepared
@@ -230,8 +229,7 @@ class _Work:
     out: npt.NDArray[Any]
     probabilities: TakeProbabilities | None
     candidates: Candidates | None
-    parallel: int = 1
-    """Windows at a time, on the CPU."""
+    effort: _Effort
 
     def run(self, results: torch.device, strips: int, doubt: Doubt) -> None:
         """Label the image, with scores held on `results`."""
@@ -272,6 +270,7 @@ class _Work:
             self.probabilities,
             double,
             self.candidates,
+            self.effort.windows * self.effort.n_threads,
         )
         own = slice(doubt.row if rows.start else used.start, used.stop)
         doubt.begin(own.start)
@@ -285,6 +284,7 @@ class _Work:
         windows = plan_windows(
             self._shape, model.configuration.patch_size, model.folder.options.step_size
         )
+        parallel = min(self.effort.windows, model.folder.parallel)
         return finished_planes(
             _Fetch(self.prepared, windows.padding, self._values()),
             model.networks,
@@ -293,7 +293,7 @@ class _Work:
             device=model.device,
             results=results,
             rows=rows,
-            parallel=self.parallel if model.device.type == "cpu" else 1,
+            parallel=parallel if model.device.type == "cpu" else 1,
         )
 
     def _values(self) -> tuple[int, ...]:

@@ -134,7 +134,7 @@ def finished_planes(
     band = slice(wanted.start + low, wanted.stop + low)
     state = _Sums.empty(len(networks), n_classes, windows, band, results)
     weight = _gaussian(windows, results)
-    known = [_Repeated(network) for network in networks]
+    known = [_Repeated(_weighed(network, weight.to(device))) for network in networks]
     first = windows.starts[0]
     inner = [slice(p[0], p[0] + n) for p, n in zip(windows.padding, windows.shape, strict=True)]
 
@@ -149,7 +149,7 @@ def finished_planes(
         asked = [(some, fold) for some in places for fold in range(len(known))]
         for (some, fold), scores in zip(asked, _in_order(scores_of, asked, parallel), strict=True):
             for place, one in zip(some, scores, strict=True):
-                state.add(fold, place, one.to(results), weight)
+                state.add(fold, place, one.to(results))
                 if fold == 0:
                     state.count(place, weight)
         done = state.take(after - begin)
@@ -208,13 +208,11 @@ class _Sums:
         scores = torch.zeros((folds, classes, *shape), dtype=torch.half, device=device)
         return cls(scores, torch.zeros(shape, dtype=torch.half, device=device), band)
 
-    def add(
-        self, fold: int, place: tuple[slice, ...], scores: torch.Tensor, weight: torch.Tensor
-    ) -> None:
-        """Add a window's scores (classes, x, y, z)."""
+    def add(self, fold: int, place: tuple[slice, ...], weighed: torch.Tensor) -> None:
+        """Add a window's scores (classes, x, y, z), times its weights."""
         into, part = self._part(place)
-        for sums, values in zip(self.scores[fold], scores, strict=True):
-            sums[into] += values[part] * weight[part]
+        for sums, values in zip(self.scores[fold], weighed, strict=True):
+            sums[into] += values[part]
 
     def count(self, place: tuple[slice, ...], weight: torch.Tensor) -> None:
         """Add a window's weights."""
@@ -234,7 +232,7 @@ class _Sums:
         done = self.scores[:, :, :n]
         for fold in done:
             torch.div(fold, self.weights[:n], out=fold)
-        if bool(torch.isinf(done).any()):
+        if any(map(torch.isinf, done.aminmax())):
             raise StageFailed(
                 "the network's scores exceed what nnU-Net's half precision holds (65504): the "
                 "model or the normalisation of the image is broken"
@@ -273,6 +271,11 @@ class _Repeated:
             scores = self.network(windows[:1])
             self.known = {key: scores}
         return scores.expand(len(windows), *scores.shape[1:])
+
+
+def _weighed(network: Predict, weight: torch.Tensor) -> Predict:
+    """A network whose scores come times the window's weights, by which they are summed."""
+    return lambda windows: network(windows).mul_(weight)
 
 
 def _only_values(window: torch.Tensor) -> tuple[float, ...] | None:

@@ -85,10 +85,21 @@ def smooth_scores(n_classes: int, shape) -> torch.Tensor:
     return torch.from_numpy(8 * smooth / smooth.std()).half()
 
 
-def labels_of(scores, new, spacing, rule, *, double=True, probabilities=None) -> np.ndarray:
+def test_labels_do_not_depend_on_the_threads_that_share_the_boxes() -> None:
+    scores, new = smooth_scores(6, (14, 60, 70)), (20, 130, 150)
+    one, three = (
+        labels_of(scores, new, ((1.5, 2.2, 2.1), (1, 1, 1)), Rule(6), n_threads=n) for n in (1, 3)
+    )
+    assert len(np.unique(one)) == 6
+    np.testing.assert_array_equal(three, one)
+
+
+def labels_of(
+    scores, new, spacing, rule, *, double=True, probabilities=None, n_threads=1
+) -> np.ndarray:
     out, box = np.zeros(new, np.uint8), tuple((0, n) for n in new)
     axes = neighbours(scores.shape[1:], new, spacing, SETTINGS)
-    labeller = Labeller(out, box, axes, rule, probabilities, double)
+    labeller = Labeller(out, box, axes, rule, probabilities, double, n_threads=n_threads)
     for planes in scores.split(5, dim=1):
         labeller.add(planes)
     return out
