@@ -29,9 +29,9 @@ Denoise = Callable[[Case], Floats]
 PEER_H = 0.5
 """Decay of scikit-image's weights in units of sigma: its best on training maps at 1 mm, with and
 without its Rician bias taken off (`denoise_settings.py --select`)."""
-DEEPINV_CHANNELS = 64
-"""Of deepinv's decoder, a quarter of its own number: with 256 a step takes over a minute here."""
-DEEPINV_STEPS = 1000
+DEEPINV_CHANNELS = 32
+"""Of deepinv's decoder, an eighth of its own number: with 256 a step takes minutes on a core."""
+DEEPINV_STEPS = 500
 FACTORS = (0.5, 0.7, 1.4)
 """Of the noise level that the weak and strong variants are told."""
 
