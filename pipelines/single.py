@@ -229,6 +229,7 @@ def segment_file(
     n_threads: int,
     probabilities: Path | None = None,
     compiled: bool = False,
+    engines: Path | None = None,
 ) -> tuple[Path, list[Check]]:
     """Writes the labels of `image`, on its own grid, to `out`.
 
@@ -242,23 +243,28 @@ def segment_file(
         n_threads: of the CPU.
         probabilities: folder in Zarr's format that takes those of all classes, float16.
         compiled: whether PyTorch compiles the network first.
+        engines: folder that keeps TensorRT's engines, by which a CUDA device computes.
 
     Returns:
         where the volumes stand in mL; the checks that ask somebody to look.
     """
     from radloom.models.segmentation.nnunet import NnunetOptions
+    from radloom.models.segmentation.tensorrt import require_tensorrt
     from radloom.pipelines.export.tsv import to_tsv
     from radloom.pipelines.ingest import read_image
     from radloom.pipelines.segment import checks_of, predict, volumes_table
 
     require_writable(out)
+    chosen = choose_device(device)
+    if engines is not None:
+        require_tensorrt(engines, chosen)
     volume = read_image(image)
     with _probabilities_in(probabilities, model, volume) as take:
         found, names = predict(
             volume,
             model,
-            options=NnunetOptions(compiled=compiled),
-            device=torch.device(choose_device(device)),
+            options=NnunetOptions(compiled=compiled, engines=engines),
+            device=torch.device(chosen),
             n_threads=n_threads,
             trust=trust,
             fast=fast,

@@ -20,6 +20,7 @@ from radloom.errors import ConfigError, MissingWeights, NotTrusted
 from radloom.models.checkpoints import load_checkpoint
 from radloom.models.segmentation.nnunet import NnunetFolder
 from radloom.models.segmentation.prediction import NnunetModel
+from radloom.models.segmentation.tensorrt import by_tensorrt
 from radloom.models.segmentation.windows import Predict, mirrored
 from radloom.threads import torch_settings
 
@@ -61,8 +62,8 @@ def load_nnunet(folder: NnunetFolder, *, device: torch.device, trust: bool = Fal
         axes = first.get("inference_allowed_mirroring_axes") if folder.options.mirroring else None
         networks = tuple(
             _ready(_filled(network, c["network_weights"], folder), axes, device, configuration,
-                   compiled=folder.options.compiled)
-            for c in checkpoints
+                   folder, n)
+            for n, c in enumerate(checkpoints)
         )  # fmt: skip
     return NnunetModel(folder, manager, configuration, networks, device, orientation, previous)
 
@@ -104,7 +105,7 @@ def load_planned(
         _require_supported(folder, configuration, trust=trust)
         made = network or network_of_plans(dict(folder.plans), dataset)
         filled = _filled(made, load_checkpoint(weights), folder)
-        predict = _ready(filled, None, device, configuration, compiled=folder.options.compiled)
+        predict = _ready(filled, None, device, configuration, folder)
     return NnunetModel(folder, manager, configuration, (predict,), device, orientation)
 
 
@@ -130,15 +131,20 @@ def _ready(
     axes: tuple[int, ...] | None,
     device: torch.device,
     configuration: Any,
-    *,
-    compiled: bool,
+    folder: NnunetFolder | PlannedBundle,
+    fold: int = 0,
 ) -> Predict:
     """The network on its device, mirrored, and one of planes as one of boxes a voxel deep.
 
     On CUDA in half precision where autocast allows it, as nnU-Net predicts there.
     """
-    network = network.to(device)
-    predict = mirrored(torch.compile(network) if compiled else network, axes)
+    network, options = network.to(device), folder.options
+    run: Predict = network
+    if options.engines is not None and device.type == "cuda":
+        run = by_tensorrt(network, options.engines / f"{folder.sha256()[:16]}-{fold}")
+    elif options.compiled:
+        run = torch.compile(network)
+    predict = mirrored(run, axes)
     if device.type == "cuda":
         predict = torch.autocast("cuda", torch.float16)(predict)
     planar = len(configuration.patch_size) == 2

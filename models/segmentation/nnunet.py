@@ -65,6 +65,8 @@ class NnunetOptions:
     """The sliding window's step as a share of its size, above 0 and at most 1."""
     compiled: bool = False
     """Whether PyTorch compiles the network first: minutes once, then less time a window."""
+    engines: Path | None = None
+    """Folder that keeps TensorRT's engines, by which CUDA devices compute; None: PyTorch does."""
 
 
 @dataclass(frozen=True, eq=False)

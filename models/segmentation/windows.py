@@ -83,7 +83,7 @@ def plan_windows(shape: Sequence[int], patch: Sequence[int], step: float) -> Win
     )
 
 
-def mirrored(network: torch.nn.Module, axes: Sequence[int] | None) -> Predict:
+def mirrored(network: Predict, axes: Sequence[int] | None) -> Predict:
     """The mean of a network's scores over all ways to mirror the window, in nnU-Net's order."""
     ways = [
         way for n in range(1, len(axes or ()) + 1) for way in itertools.combinations(axes or (), n)

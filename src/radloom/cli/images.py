@@ -261,6 +261,14 @@ def segment(
             "compiler on the CPU.",
         ),
     ] = False,
+    tensorrt: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Compute by TensorRT on a CUDA device, in half precision; keeps the engines that "
+            "it builds of each model in FOLDER.",
+        ),
+    ] = None,
     device: Device = "auto",
     fast: Fast = False,
     trust: Trust = False,
@@ -279,6 +287,7 @@ def segment(
         n_threads=threads(),
         probabilities=probabilities,
         compiled=compiled,
+        engines=tensorrt,
     )
     for path in (out, table, probabilities):
         if path is not None:
