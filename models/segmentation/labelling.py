@@ -14,7 +14,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -210,11 +209,15 @@ class Labeller:
             for place in places:
                 self._one(held, place)
             return
+
+        def alone(place: tuple[slice, ...]) -> None:
+            with torch.inference_mode():  # which each thread has its own of
+                self._one(held, place)
+
         with lone_threads(self.n_threads) as pool:
-            for _ in pool.map(partial(self._one, held), places):
+            for _ in pool.map(alone, places):
                 pass
 
-    @torch.inference_mode()
     def _one(self, held: torch.Tensor, place: tuple[slice, ...]) -> None:
         near = [_cut(axis, along) for axis, along in zip(self.axes, place, strict=True)]
         shift = (self._first, 0, 0)
