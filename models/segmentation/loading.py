@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from radloom.errors import ConfigError, MissingWeights, NotTrusted
 from radloom.models.checkpoints import load_checkpoint
 from radloom.models.segmentation.nnunet import NnunetFolder
 from radloom.models.segmentation.prediction import NnunetModel
+from radloom.models.segmentation.sides import Sides, over_both_sides
 from radloom.models.segmentation.tensorrt import by_tensorrt
 from radloom.models.segmentation.windows import Predict, mirrored
 from radloom.threads import torch_settings
@@ -105,7 +106,7 @@ def load_planned(
         _require_supported(folder, configuration, trust=trust)
         made = network or network_of_plans(dict(folder.plans), dataset)
         filled = _filled(made, load_checkpoint(weights), folder)
-        predict = _ready(filled, None, device, configuration, folder)
+        predict = _ready(filled, folder.sides, device, configuration, folder)
     return NnunetModel(folder, manager, configuration, (predict,), device, orientation)
 
 
@@ -128,7 +129,7 @@ def network_of_plans(plans: dict[str, Any], dataset: dict[str, Any]) -> torch.nn
 
 def _ready(
     network: torch.nn.Module,
-    axes: tuple[int, ...] | None,
+    mirroring: Sequence[int] | Sides | None,
     device: torch.device,
     configuration: Any,
     folder: NnunetFolder | PlannedBundle,
@@ -144,7 +145,10 @@ def _ready(
         run = by_tensorrt(network, options.engines / f"{folder.sha256()[:16]}-{fold}")
     elif options.compiled:
         run = torch.compile(network)
-    predict = mirrored(run, axes)
+    if isinstance(mirroring, Sides):
+        predict = over_both_sides(run, mirroring)
+    else:
+        predict = mirrored(run, mirroring)
     if device.type == "cuda":
         predict = torch.autocast("cuda", torch.float16)(predict)
     planar = len(configuration.patch_size) == 2

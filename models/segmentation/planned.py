@@ -32,6 +32,7 @@ from radloom.models.segmentation.refinement import (
     read_refinement,
     refinement_bytes,
 )
+from radloom.models.segmentation.sides import Sides, read_sides
 from radloom.threads import MOST_WINDOWS
 
 __all__ = ["PlannedBundle", "Segmented", "find_planned", "is_planned"]
@@ -98,6 +99,15 @@ class PlannedBundle(NnunetFolder):
             )
         return found
 
+    @property
+    def sides(self) -> Sides | None:
+        """How both sides of a head are asked, where metadata and options allow it.
+
+        Raises:
+            ConfigError: the metadata name what the model lacks; see `read_sides`.
+        """
+        return read_sides(self.metadata, self.class_names) if self.options.mirroring else None
+
     def sha256(self) -> str:
         """A hash of all that decides the model's results: configs, weights, options.
 
@@ -156,7 +166,7 @@ class Segmented:
     n_threads: int = 1
     """Of the CPU; the labels do not depend on it."""
     fast: bool = False
-    """Windows that overlap by a quarter."""
+    """Windows that overlap by a quarter, and no mirroring."""
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """`data` with ``pred``, int32.
@@ -170,8 +180,10 @@ class Segmented:
         from radloom.models.segmentation.loading import load_planned
         from radloom.shapes import array_of, make_volume
 
-        image, step = data["image"], FAST_STEP if self.fast else NnunetOptions().step_size
-        folder = find_planned(Path(self.bundle_root), NnunetOptions(step_size=step))
+        image, options = data["image"], NnunetOptions()
+        if self.fast:
+            options = NnunetOptions(mirroring=False, step_size=FAST_STEP)
+        folder = find_planned(Path(self.bundle_root), options)
         model = load_planned(folder, Path(self.weights), device=self.device, network=self.network)
         volume = make_volume(image.cpu(), image.affine.cpu(), modality="MR", units="arbitrary")
         label = array_of(model.segment([volume], n_threads=self.n_threads))

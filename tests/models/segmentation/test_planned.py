@@ -50,7 +50,7 @@ def small(tmp_path_factory) -> Path:
     one["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 4, 8, 8, 8]
     (folder / "configs" / "plans.json").write_text(json.dumps(plans))
     metadata = read(folder / "configs" / "metadata.json")
-    del metadata["refinement"]
+    del metadata["refinement"], metadata["sides"]
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
     write_weights(folder)
     return folder
@@ -58,9 +58,19 @@ def small(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def refined(small, tmp_path_factory) -> Path:
-    """The same with labels brought to the image's edges, as ours asks for it."""
+    """The same, asked about both sides, labels brought to the image's edges, as in ours."""
     folder = Path(shutil.copytree(small, tmp_path_factory.mktemp("refined") / NAME))
     shutil.copyfile(OWN / "configs" / "metadata.json", folder / "configs" / "metadata.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sided(small, tmp_path_factory) -> Path:
+    """The same as `small`, asked about both sides of a head."""
+    folder = Path(shutil.copytree(small, tmp_path_factory.mktemp("sided") / NAME))
+    metadata = read(folder / "configs" / "metadata.json")
+    metadata["sides"] = read(OWN / "configs" / "metadata.json")["sides"]
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
     return folder
 
 
@@ -278,6 +288,28 @@ def test_the_command_writes_labels_volumes_and_probabilities(small, tmp_path) ->
     ]  # fmt: skip
     with pytest.raises(ConfigError, match=r"expected a new folder for probabilities, got <p\.z"):
         segment_file(tmp_path / "mr.nii.gz", tmp_path / "l.nii.gz", probabilities=store, **given)
+
+
+def test_a_mirrored_head_has_mirrored_labels_of_the_other_side(small, sided) -> None:
+    """One window, so that it and its mirror image lie alike."""
+    other = {item.label: item.label for item in CLASSES}
+    numbers = {item.name: item.label for item in CLASSES}
+    for name, label in numbers.items():
+        side, _, rest = name.partition(" ")
+        if side in ("left", "right"):
+            other[label] = numbers[{"left": "right", "right": "left"}[side] + " " + rest]
+    volume = head((30, 32, 44), np.diag([2.0, 2.0, 2.0, 1.0]))
+    mirrored = make_volume(
+        volume.as_tensor().flip(1), affine_of(volume), modality="MR", units="arbitrary"
+    )
+    equal = []
+    for folder in (small, sided):
+        model = find_model(folder).load(device=CPU)
+        straight, turned = (array_of(model.segment([v]))[0] for v in (volume, mirrored))
+        assert len(np.unique(straight)) > 20
+        expected = np.vectorize(other.get)(straight[::-1])
+        equal.append((turned == expected).mean())
+    assert equal[0] < 0.5 < 0.99 < equal[1]  # the rest are ties in half precision
 
 
 def test_the_network_is_compiled_where_that_is_asked_for(small, monkeypatch) -> None:
