@@ -17,6 +17,7 @@ from radloom.models.registration.flow import sampled
 from radloom.models.segmentation.labelling import refined_labels
 from radloom.models.segmentation.planned import find_planned
 from radloom.models.segmentation.refinement import Refinement
+from radloom.models.segmentation.sides import Sides, over_both_sides
 from radloom.threads import torch_settings
 
 __all__ = ["BUNDLE", "Segmenter", "Structures", "segmenter_from", "shipped_segmenter"]
@@ -75,6 +76,8 @@ class Segmenter:
     """Of which its shapes are."""
     refinement: Refinement | None = None
     """How its labels are brought to the image's edges; None: they are not."""
+    sides: Sides | None = None
+    """How it is asked about both sides of a head; None: it is not."""
 
     def to(self, device: torch.device) -> Segmenter:
         """The same on `device`; a copy, if it is on another."""
@@ -100,8 +103,11 @@ class Segmenter:
         pads = [(-n) % self.multiple for n in image.shape]
         widths = [width for pad in reversed(pads) for width in (0, pad)]
         batch = functional.pad(scaled[None, None].to(self.device), widths, mode="replicate")
+        predict = self.network
+        if self.sides is not None:
+            predict = over_both_sides(self.network, self.sides)
         with torch_settings(1), torch.inference_mode():
-            scores: torch.Tensor = self.network(batch)[0]
+            scores: torch.Tensor = predict(batch)[0]
         i, j, k = image.shape
         return scores[:, :i, :j, :k].to(image.device)
 
@@ -159,5 +165,5 @@ def segmenter_from(weights: Path, device: torch.device, folder: Path | None = No
     parser.read_config(str(bundle_config(bundle)))
     network = parser.get_parsed_content("network_def")
     load_weights(network, str(weights))
-    how = find_planned(bundle).refinement
-    return Segmenter(network.to(device).eval(), device, refinement=how)
+    how = find_planned(bundle)
+    return Segmenter(network.to(device).eval(), device, refinement=how.refinement, sides=how.sides)

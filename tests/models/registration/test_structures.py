@@ -22,6 +22,7 @@ from radloom.models.registration.structures import (
     shipped_segmenter,
 )
 from radloom.models.segmentation.refinement import Refinement
+from radloom.models.segmentation.sides import Sides
 from radloom.threads import torch_settings
 from radloom.transforms.spatial import Transform
 
@@ -185,3 +186,19 @@ def test_the_spacing_is_that_of_the_bundle_s_plans():
     plans = json.loads((find_bundle(BUNDLE) / "configs" / "plans.json").read_text())
     (configuration,) = plans["configurations"].values()
     assert configuration["spacing"] == [SPACING_MM] * 3
+
+
+def test_both_sides_of_a_head_are_asked_where_the_bundle_says_which_they_are():
+    """A network that sees more on one side: with its mirror image both sides are seen alike."""
+
+    class Slanted(torch.nn.Module):
+        def forward(self, batch):
+            slope = torch.linspace(0, 1, batch.shape[2]).view(-1, 1, 1)
+            return torch.cat([batch, batch + slope, batch - slope], dim=1)
+
+    view = torch.randn((16, 16, 16), generator=torch.Generator().manual_seed(0))
+    asked = Segmenter(Slanted(), sides=Sides(0, (0, 2, 1)))
+    found, mirrored = asked.scores(view), asked.scores(view.flip(0))
+    torch.testing.assert_close(mirrored.flip(1)[[0, 2, 1]], found)
+    plain = Segmenter(Slanted())
+    assert not torch.allclose(plain.scores(view.flip(0)).flip(1)[[0, 2, 1]], plain.scores(view))
