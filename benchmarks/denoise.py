@@ -3,6 +3,7 @@
 Parts, of which each fills its table in docs/benchmarks.md:
 
 - ``real``: scans as they are, with Rician noise as a share of the 99th percentile of the head.
+- ``priors``: deep image priors, which take minutes to an hour, on the middle of two of them.
 - ``ct``: rendered heads, a head and a body CT, with the noise of filtered back-projection.
 - ``anomalies``: spheres of 3, 5 and 8 mm in rendered brains (validation maps), Rician noise of 9%.
 - ``cost``: wall-clock time and the largest memory of one process on a head of 192 x 224 x 192 mm.
@@ -47,7 +48,7 @@ from radloom.models.denoising.noise import estimate_noise
 
 Row = dict[str, Any]
 
-PARTS = ("real", "ct", "anomalies", "cost")
+PARTS = ("real", "priors", "ct", "anomalies", "cost")
 OWN_NOISE = "own noise"
 """Not a method: the PSNR of the noise in the scan as it is."""
 QUICK = (
@@ -66,15 +67,13 @@ WEAKER = tuple(
     f"{method} x{f}" for method in ("nlb", "dct", "nlm", "tv") for f in ("0.5", "0.7", "1.4")
 )
 CHOSEN = {
-    "real": (*QUICK, *NETWORK, "bm4d", "dip", "deepinv, best step"),
+    "real": (*QUICK, *NETWORK, "bm4d"),
+    "priors": ("noisy", "nlb", "nlm", "network", "dip", "deepinv, best step"),
     "ct": (*QUICK, *NETWORK, "bm4d"),
     "anomalies": (*QUICK, *NETWORK, "bm4d", *WEAKER, "bm4d x0.5", "bm4d x0.7"),
     "cost": ("network", "nlb", "dct", "nlm", "tv", "bm4d"),
 }
 """The methods of a part where none are named."""
-DIP_CASES = (("patient 03 FLAIR", 9), ("MPRAGE", 9), ("T1, skull-stripped", 9))
-"""A deep image prior takes minutes a case; these have their own table."""
-PRIORS = ("dip", "deepinv, best step")
 
 
 def main() -> None:
@@ -121,9 +120,7 @@ def fill(
             continue
         case = None
         for method in wanted:
-            if (part, name, noise, method) in done or (
-                method in PRIORS and (name, noise) not in DIP_CASES
-            ):
+            if (part, name, noise, method) in done:
                 continue
             case = case or make()
             row = result(case, method, known.get(method))
@@ -214,16 +211,11 @@ def cost_of_one(method: str, tools: Tools) -> None:
 
 
 def psnr_table(rows: list[Row]) -> str:
-    """All methods on the cases that all have; those on all cases; the slowest on its own."""
-    slow = [row for row in rows if row["method"] in PRIORS]
-    others = [row for row in rows if row["method"] not in PRIORS]
-    tables = [mean_table(others)]
-    whole = methods_with_most(others)
-    if len(whole) < len({row["method"] for row in others}):
-        tables.append(mean_table([row for row in others if row["method"] in whole]))
-    if slow:
-        own = {(row["case"], row["noise"]) for row in slow}
-        tables.append(mean_table([row for row in rows if (row["case"], row["noise"]) in own]))
+    """All methods on the cases that all have; those on all cases."""
+    tables = [mean_table(rows)]
+    whole = methods_with_most(rows)
+    if len(whole) < len({row["method"] for row in rows}):
+        tables.append(mean_table([row for row in rows if row["method"] in whole]))
     return "\n\n".join(tables)
 
 
@@ -291,6 +283,7 @@ def cost_table(rows: list[Row]) -> str:
 
 TABLES = {
     "real": psnr_table,
+    "priors": psnr_table,
     "ct": psnr_table,
     "anomalies": sphere_table,
     "cost": cost_table,

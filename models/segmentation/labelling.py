@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from radloom.models.segmentation.blank import blank
 from radloom.models.segmentation.refinement import Candidates, Refinement, refine
 from radloom.models.segmentation.resampling import Neighbours, coarse_axis, linear, nearest
 from radloom.threads import lone_threads
@@ -291,7 +292,7 @@ def refined_labels(
     box = tuple((0, n) for n in new)
     labeller = Labeller(labels, box, axes, Rule(len(scores)), candidates=candidates, double=False)
     labeller.add(scores.half())
-    refine(labels, image, candidates, [spacing_mm] * 3)
+    refine(labels, image, candidates, [spacing_mm] * 3, blank(image, [spacing_mm] * 3))
     return labels
 
 

@@ -20,6 +20,7 @@ import torch
 from radloom.errors import InputError, OutOfMemory
 from radloom.geometry import Affine, spacing_of
 from radloom.models.segmentation.axes import as_model, place_of, to_model
+from radloom.models.segmentation.blank import blank
 from radloom.models.segmentation.labelling import (
     Doubt,
     Labeller,
@@ -174,10 +175,12 @@ class NnunetModel:
     ) -> None:
         """Labels (z, y, x) of (c, z, y, x), written into `out`."""
         how, order = self.folder.refinement, self.manager.transpose_forward
-        candidates = image = None
+        turned = [spacing[axis] for axis in order]
+        candidates = image = nothing = None
         if how is not None:
             image = data[0].transpose(order)
             candidates = Candidates(how, image.shape)
+            nothing = blank(image, turned)  # before it is normalised in part, in place
         previous = None
         if self.previous is not None:
             previous = np.zeros(out.shape, np.int16)
@@ -192,7 +195,7 @@ class NnunetModel:
         _step_down(lambda results, n: work.run(results, n, doubt), self.device, effort.strips)
         if candidates is not None and image is not None:
             del work, prepared
-            refine(written, image, candidates, [spacing[axis] for axis in order])
+            refine(written, image, candidates, turned, nothing)
 
     def _turned(
         self, take: TakeProbabilities, shape: Sequence[int], affine: Affine

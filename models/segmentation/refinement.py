@@ -144,7 +144,7 @@ class _Voxels:
     score: npt.NDArray[np.float16]
     """(n, MOST) The network's, less the largest of the voxel; minus infinity: no candidate."""
 
-    def __getitem__(self, which: slice) -> _Voxels:
+    def __getitem__(self, which: slice | npt.NDArray[np.bool_]) -> _Voxels:
         return _Voxels(self.place[which], self.classes[which], self.score[which])
 
 
@@ -211,6 +211,7 @@ def refine(
     image: npt.NDArray[Any],
     candidates: Candidates,
     spacing: Sequence[float],
+    nothing: npt.NDArray[np.bool_] | None = None,
 ) -> None:
     """Give every voxel that has candidates the likeliest of them, in place.
 
@@ -219,9 +220,13 @@ def refine(
         image: (I, J, K) intensities, on the grid of `labels`.
         candidates: of that grid.
         spacing: millimetres along I, J, K.
+        nothing: (I, J, K) where the image is blank and no class but the first is; None: nowhere.
     """
     voxels = candidates.voxels()
-    if voxels is None:
+    if nothing is not None:
+        labels[nothing] = 0
+        voxels = None if voxels is None else voxels[~nothing.ravel()[voxels.place]]
+    if voxels is None or not len(voxels.place):
         return
     some = voxels[:: -(-len(voxels.place) // _FITTED)]
     mixture = _Mixture(candidates.how, image, spacing, some)

@@ -290,6 +290,19 @@ def test_the_command_writes_labels_volumes_and_probabilities(small, tmp_path) ->
         segment_file(tmp_path / "mr.nii.gz", tmp_path / "l.nii.gz", probabilities=store, **given)
 
 
+def test_nothing_is_labelled_outside_the_mask_of_a_skull_stripped_head(refined) -> None:
+    """Part of it is normalised in place on the way, so that outside it has two values."""
+    volume = head()
+    values = array_of(volume)[0]
+    outside = np.ones(values.shape, bool)
+    outside[10:50, 12:60, 9:48] = False
+    values = np.where(outside, 0, 50 + 5 * values).astype(np.float32)
+    masked = make_volume(values, affine_of(volume), modality="MR", units="arbitrary")
+    labels = array_of(find_model(refined).load(device=CPU).segment([masked]))[0]
+    assert not labels[outside].any()
+    assert (labels[~outside] > 0).mean() > 0.5
+
+
 def test_a_mirrored_head_has_mirrored_labels_of_the_other_side(small, sided) -> None:
     """One window, so that it and its mirror image lie alike."""
     other = {item.label: item.label for item in CLASSES}
