@@ -49,6 +49,7 @@ def cosine_shrinkage(
     *,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     rician: bool = False,
+    wiener: bool = True,
     n_threads: int = 1,
 ) -> npt.NDArray[np.float32]:
     """The image (I, J, K) as float32, its blocks' coefficients shrunk; see `shrunk`.
@@ -63,6 +64,7 @@ def cosine_shrinkage(
         sigma: standard deviation of the noise, in the image's unit; 0 gives a copy.
         spacing: millimetres along I, J, K; only their order matters.
         rician: whether the image is a magnitude image.
+        wiener: whether what the first step gives is used for a second; see `shrunk`.
         n_threads: threads that compute a tile each, `MOST_TILES` at most.
 
     Raises:
@@ -80,7 +82,7 @@ def cosine_shrinkage(
     clean = torch.empty_like(turned)
     tiles = product(*(range(0, n, size) for n, size in zip(turned.shape, _TILE, strict=True)))
     with lone_threads(min(n_threads, MOST_TILES)) as pool:
-        for _ in pool.map(partial(_shrink_tile, turned, clean=clean), tiles):
+        for _ in pool.map(partial(_shrink_tile, turned, clean=clean, wiener=wiener), tiles):
             pass
     smooth = (clean * sigma).swapaxes(thickest, 2).numpy()
     return signal_of_mean(smooth, sigma) if rician else np.ascontiguousarray(smooth)
@@ -95,28 +97,34 @@ def thickest_axis(spacing: Sequence[float]) -> int:
     return max((2, 1, 0), key=lambda axis: spacing[axis])
 
 
-def _shrink_tile(image: torch.Tensor, start: Sequence[int], clean: torch.Tensor) -> None:
+def _shrink_tile(
+    image: torch.Tensor, start: Sequence[int], clean: torch.Tensor, *, wiener: bool
+) -> None:
     """One tile of `clean`, from the image in units of the noise."""
     inside, around, cut = [], [], []
     for begin, n, size, edge in zip(start, image.shape, BLOCK, _TILE, strict=True):
-        end, reach = min(begin + edge, n), 2 * (size - 1)
+        end, reach = min(begin + edge, n), (2 if wiener else 1) * (size - 1)
         first = max(0, begin - reach)
         inside.append(slice(begin, end))
         around.append(slice(first, min(n, end + reach)))
         cut.append(slice(begin - first, end - first))
     part = image[tuple(around)][None, None]
-    clean[tuple(inside)] = shrunk(part, torch.ones_like(part))[0, 0][tuple(cut)]
+    found = shrunk(part, torch.ones_like(part), wiener=wiener)
+    clean[tuple(inside)] = found[0, 0][tuple(cut)]
 
 
-def shrunk(image: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+def shrunk(image: torch.Tensor, sigma: torch.Tensor, *, wiener: bool = True) -> torch.Tensor:
     """(B, 1, I, J, K) without most of its white noise.
 
-    Each voxel depends on those within 8, 8 and 4 along I, J, K alone. Takes the memory of some 160
+    Each voxel depends on those within 8, 8 and 4 along I, J, K alone, without the second step on
+    those within half of that. Takes the memory of some 160
     volumes: a coefficient of every block in each, and how much of it stays.
 
     Args:
         image: (B, 1, I, J, K).
         sigma: the same shape: standard deviation of the noise in each voxel, in the image's units.
+        wiener: whether the estimate from strong coefficients tells, in a second step, how much of
+            each coefficient is signal.
     """
     edge = [n - 1 for n in BLOCK]
     half = [n // 2 for n in BLOCK]
@@ -124,10 +132,11 @@ def shrunk(image: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     level = functional.pad(sigma, _pads(half), mode="replicate").clamp_min(_LEAST)
     coefficients = list(_coefficients(padded))
     strong = [one.abs() > _KEPT * level for one in coefficients]
-    pilot = _averaged(coefficients, strong, level)
-    del strong
-    signals = (one.square() for one in _coefficients(pilot))
-    clean = _averaged(coefficients, [s / (s + level.square()) for s in signals], level)
+    clean = _averaged(coefficients, strong, level)
+    if wiener:
+        del strong
+        signals = (one.square() for one in _coefficients(clean))
+        clean = _averaged(coefficients, [s / (s + level.square()) for s in signals], level)
     for axis, n in enumerate(edge, start=2):
         clean = clean.narrow(axis, n, image.shape[axis])
     return clean
