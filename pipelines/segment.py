@@ -61,7 +61,7 @@ __all__ = [
 
 DEFAULT_BUNDLE = "brain_mr_segmentation"
 
-VERSION = 3
+VERSION = 4
 """Goes up when the same model would give other labels."""
 
 CHANNEL_ROLES: Mapping[str, str] = {
