@@ -50,7 +50,7 @@ from radloom.shapes import (
     require_volume,
     spatial_shape,
 )
-from radloom.threads import torch_settings
+from radloom.threads import MOST_WINDOWS, torch_settings
 
 __all__ = ["NnunetModel"]
 
@@ -273,7 +273,7 @@ class _Work:
             self.probabilities,
             double,
             self.candidates,
-            self.effort.windows * self.effort.n_threads,
+            min(MOST_WINDOWS, self.effort.windows * self.effort.n_threads),
         )
         own = slice(doubt.row if rows.start else used.start, used.stop)
         doubt.begin(own.start)
