@@ -30,7 +30,7 @@ PEER_H = 0.5
 """Decay of scikit-image's weights in units of sigma: its best on training maps at 1 mm, with and
 without its Rician bias taken off (`denoise_settings.py --select`)."""
 DEEPINV_CHANNELS = 32
-"""Of deepinv's decoder, an eighth of its own number: with 256 a step takes minutes on a core."""
+"""Of deepinv's decoder, an eighth of its own number, for a sixty-fourth of the work."""
 DEEPINV_STEPS = 2500
 FACTORS = (0.5, 0.7, 1.4)
 """Of the noise level that the weak and strong variants are told."""
