@@ -17,7 +17,7 @@ NEEDED = ("tensorrt", "polygraphy", "onnx")
 
 
 def require_tensorrt(engines: Path, device: str) -> None:
-    """Whether engines can be built for `device` and kept in `engines`.
+    """Raises unless engines can be built for `device` and kept in `engines`.
 
     Raises:
         ConfigError: no CUDA device, no such folder, or packages that are not installed.
