@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,21 +116,24 @@ def field_on_grid(
         grid_affine: voxel -> RAS+ mm of the grid wanted.
         shape: of the grid wanted.
     """
-    into = torch.from_numpy(np.linalg.inv(grid.affine) @ before @ grid_affine)
-    out = torch.from_numpy(after @ grid.affine)
-    still = torch.from_numpy(np.array(grid_affine, dtype=np.float64))
-    last = torch.tensor(grid.shape, dtype=torch.float64) - 1
+    last = np.array(grid.shape, dtype=np.float64)[:, None] - 1
+    into = 2 * (np.linalg.inv(grid.affine) @ before @ grid_affine)[:3] / last
+    into[:, 3] -= 1
+    still = (after @ before @ grid_affine - grid_affine)[:3]
+    linear = (after @ grid.affine)[:3, :3].tolist()
+    carried = torch.stack([a * ddf[0] + b * ddf[1] + c * ddf[2] for a, b, c in linear])[None]
     field = np.empty((3, *shape), dtype=np.float32)
     rows = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
     for start in range(0, shape[0], rows):
-        index = _indices(range(start, min(start + rows, shape[0])), shape)
-        place = _mapped(into, index)
-        where = (2 * place / last - 1).flip(-1)[None].to(ddf)
+        axes = [torch.arange(n, dtype=torch.float32, device=ddf.device) for n in shape]
+        axes[0] = axes[0][start : start + rows]
+        places = torch.stack(_over(into[::-1], axes), dim=-1)[None]
         moved = functional.grid_sample(
-            ddf[None], where, mode="bilinear", padding_mode="border", align_corners=True
+            carried, places, mode="bilinear", padding_mode="border", align_corners=True
         )[0]
-        end = _mapped(out, place + moved.movedim(0, -1).cpu().double())
-        field[:, start : start + rows] = (end - _mapped(still, index)).movedim(-1, 0).numpy()
+        for row, part in zip(moved, _over(still, axes), strict=True):
+            row += part
+        field[:, start : start + rows] = moved.cpu().numpy()
     return field
 
 
@@ -171,14 +175,7 @@ def _enlarged(mask: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
     return mask
 
 
-def _indices(rows: range, shape: tuple[int, int, int]) -> torch.Tensor:
-    axes = (rows, range(shape[1]), range(shape[2]))
-    counts = [torch.arange(axis.start, axis.stop, dtype=torch.float64) for axis in axes]
-    return torch.stack(torch.meshgrid(*counts, indexing="ij"), dim=-1)
-
-
-def _mapped(matrix: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """(..., 3) mapped, row by row: a matrix product's last bits may follow the thread count."""
-    x, y, z = points.unbind(-1)
-    rows = [row[0] * x + row[1] * y + row[2] * z + row[3] for row in matrix[:3]]
-    return torch.stack(rows, dim=-1)
+def _over(rows: npt.NDArray[np.float64], axes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """(I, J, K) float32 of each row of an affine map, over the indices along three axes."""
+    i, j, k = axes
+    return [(a * i + d)[:, None, None] + (b * j)[:, None] + c * k for a, b, c, d in rows.tolist()]
