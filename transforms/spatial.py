@@ -17,6 +17,9 @@ __all__ = ["Interpolation", "Transform", "grid_points", "outside_value", "resamp
 Interpolation: TypeAlias = Literal["linear", "nearest", "bspline"]
 
 AIR_HU = -1024.0
+
+_SLAB_VOXELS = 2_000_000
+"""Of a field, looked at at once."""
 """What a CT holds where nothing was measured."""
 
 Points: TypeAlias = npt.NDArray[np.float64]
@@ -163,16 +166,32 @@ class Transform:
         """
         if self.displacement_mm is None or self.grid_affine is None:
             return float(np.linalg.det(self.matrix[:3, :3]) <= 0)
-        field = np.einsum(
-            "ab,bijk->aijk", np.linalg.inv(self.grid_affine[:3, :3]), self.displacement_mm
-        )
-        jacobian = np.zeros((*field.shape[1:], 3, 3), dtype=np.float32)
-        for axis, size in enumerate(field.shape[1:]):
-            if size > 1:
-                jacobian[..., axis] = np.moveaxis(np.gradient(field, axis=axis + 1), 0, -1)
-        jacobian += np.eye(3, dtype=np.float32)
-        determinant = np.linalg.det(jacobian) * np.linalg.det(self.matrix[:3, :3])
-        return float((determinant <= 0).mean())
+        into_voxels = np.linalg.inv(self.grid_affine[:3, :3]).astype(np.float32)
+        side = np.sign(np.linalg.det(self.matrix[:3, :3])).astype(np.float32)
+        n, *plane = self.displacement_mm.shape[1:]
+        rows = max(1, _SLAB_VOXELS // int(np.prod(plane)))
+        folded = 0
+        for start in range(0, n, rows):
+            low = max(0, start - 1)
+            slab = self.displacement_mm[:, low : start + rows + 1]
+            determinant = _determinant(np.einsum("ab,bijk->aijk", into_voxels, slab))
+            own = determinant[start - low : start - low + rows]
+            folded += int((own * side <= 0).sum())
+        return float(folded / (n * np.prod(plane)))
+
+
+def _determinant(field: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(I, J, K) of the Jacobian of ``x + field(x)``, (3, I, J, K) in voxels."""
+    columns = []
+    for axis, size in enumerate(field.shape[1:]):
+        slope = np.gradient(field, axis=axis + 1) if size > 1 else np.zeros_like(field)
+        slope[axis] += 1
+        columns.append(slope)
+    a, b, c = columns
+    result = a[0] * (b[1] * c[2] - b[2] * c[1])
+    result += a[1] * (b[2] * c[0] - b[0] * c[2])
+    result += a[2] * (b[0] * c[1] - b[1] * c[0])
+    return np.asarray(result)
 
 
 def grid_points(grid_affine: npt.ArrayLike, grid_shape: tuple[int, int, int]) -> Points:

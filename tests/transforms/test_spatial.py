@@ -133,6 +133,27 @@ def test_folded_share_counts_what_turns_inside_out():
     assert Transform(np.diag([-1.0, 1, 1, 1])).folded_share() == 1.0
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("shape", [(9, 8, 7), (1, 8, 7)])
+def test_folded_share_is_that_of_the_whole_jacobian(monkeypatch, mirrored, shape):
+    """Slab by slab, on an oblique grid, as from a 3 x 3 matrix for each voxel."""
+    grid = rigid().matrix @ np.diag([2.0, 3.0, 1.5, 1.0])
+    field = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+    jacobian = np.zeros((*shape, 3, 3))
+    in_voxels = np.einsum("ab,bijk->aijk", np.linalg.inv(grid[:3, :3]), field)
+    for axis in range(3):
+        if shape[axis] > 1:
+            slope = np.gradient(in_voxels, axis=axis + 1)
+            jacobian[..., axis] = np.moveaxis(slope, 0, -1)
+    expected = float((np.linalg.det(jacobian + np.eye(3)) <= 0).mean())
+    assert 0.01 < expected < 0.5
+    matrix = np.diag([-1.0, 1, 1, 1]) if mirrored else np.eye(4)
+    for voxels in (10**6, 60):
+        monkeypatch.setattr("radloom.transforms.spatial._SLAB_VOXELS", voxels)
+        share = Transform(matrix, field, grid).folded_share()
+        assert share == pytest.approx(1 - expected if mirrored else expected, abs=1e-9)
+
+
 def smooth_values(points: np.ndarray) -> np.ndarray:
     x, y, z = np.moveaxis(points, -1, 0)
     return 100 + 30 * np.sin(x / 15) * np.cos(y / 17) + 20 * np.sin(z / 19 + 0.3)
