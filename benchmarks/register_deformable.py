@@ -188,7 +188,7 @@ def hybrid(pair: Pair, *, segmenter: Path | bool, network: bool = True) -> Resul
     from radloom.models.registration.structures import segmenter_from
 
     cpu = torch.device("cpu")
-    guide = segmenter_for("hybrid", pair.fixed, pair.moving, cpu) if segmenter is True else None
+    guide = segmenter_for(pair.fixed, pair.moving, cpu) if segmenter is True else None
     if isinstance(segmenter, Path):
         guide = segmenter_from(segmenter, cpu)
     begin = time.process_time()

@@ -22,7 +22,7 @@ from radloom.transforms.spatial import Transform, resample
 
 __all__ = ["FIXED_PREFERENCE", "RegisterStage", "Registration", "register_images"]
 
-_REVISION = 6
+_REVISION = 7
 """Raised when the same parameters give other transforms."""
 
 FIXED_PREFERENCE = ("t1", "t1ce", "flair", "t2", "pd", "ct", "pet")

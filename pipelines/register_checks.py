@@ -178,7 +178,7 @@ def _structure_checks(deformation: Deformation) -> Iterator[Check]:
         "structures_after",
         after,
         meaning="Mean Dice of what the segmentation network sees in the fixed and in the warped "
-        "head; hybrid was guided by it. Absent: no weights, or not two MR.",
+        "head, which guided the method. Absent: no weights, or not two MR.",
     )
     yield Check(
         "structures_gain",

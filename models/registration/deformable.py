@@ -79,7 +79,7 @@ class Deformation:
     """Median distance, over the head, that there and back misses."""
     structures_before: float | None = None
     """Mean Dice of what the segmentation network sees in both heads, aligned by the affine map;
-    None: no network led."""
+    None: no network led. On 2 mm for hybrid, on the velocity's blocks for voxelmorph."""
     structures_after: float | None = None
     """The same through the whole map."""
 
@@ -101,11 +101,9 @@ def registrar_for(method: DeformableMethod, device: torch.device) -> Registrar |
         return None
 
 
-def segmenter_for(
-    method: DeformableMethod, fixed: Volume, moving: Volume, device: torch.device
-) -> Segmenter | None:
+def segmenter_for(fixed: Volume, moving: Volume, device: torch.device) -> Segmenter | None:
     """The shipped segmentation network; None where it cannot help: no weights, or not MR and MR."""
-    if method != "hybrid" or {fixed.meta["modality"], moving.meta["modality"]} != {"MR"}:
+    if {fixed.meta["modality"], moving.meta["modality"]} != {"MR"}:
         return None
     try:
         return shipped_segmenter(device)
@@ -134,8 +132,8 @@ def deform(
         affine: ``moving_from_fixed``, a matrix.
         method: hybrid searches from the better of its starts, voxelmorph takes the network's word.
         registrar: the network, of `registrar_for`.
-        segmenter: what sees structures for hybrid, of `segmenter_for`; None: the search compares
-            descriptors of the images alone.
+        segmenter: what sees structures, of `segmenter_for`; None: the search compares descriptors
+            of the images alone, and the network is told of none.
         fixed_mask: what is compared; the head and some air round it unless given.
         device: where it is computed; None: the CPU.
         n_threads: of the CPU; the result does not depend on it.
@@ -193,8 +191,8 @@ class _Task:
         if method == "voxelmorph":
             if registrar is None:
                 raise MissingWeights("voxelmorph: expected a network, got none: choose hybrid")
-            velocity = self._from_network(registrar)
-            return self._result(velocity, velocity, "network")
+            velocity, seen = self._from_network(registrar, segmenter)
+            return self._result(velocity, velocity, "network", seen)
         fixed, moving = (
             self.grid.see(clipped(volume), way, n_threads=self.n_threads).to(self.device)
             for volume, way in ((self.fixed, None), (self.moving, self.affine))
@@ -206,7 +204,7 @@ class _Task:
         starts: list[tuple[Start, Velocity]] = [
             ("search", _from_search(fixed, moving, weight, self.plan.search_block, seen))
         ]
-        other = self._second_opinion(registrar)
+        other = self._second_opinion(registrar, segmenter if seen is not None else None)
         if other is not None:
             starts.append(("network", other))
         ends = [optimise(fixed, moving, weight, way, levels[:1], seen) for _, way in starts]
@@ -221,12 +219,14 @@ class _Task:
         found = optimise(fixed, moving, weight, begun, rest, seen)
         return self._result(found, start, kind, seen)
 
-    def _second_opinion(self, registrar: Registrar | None) -> Velocity | None:
+    def _second_opinion(
+        self, registrar: Registrar | None, segmenter: Segmenter | None
+    ) -> Velocity | None:
         """The network's velocity; None without a network, or with one that cannot read these."""
         if registrar is None:
             return None
         try:
-            return self._from_network(registrar)
+            return self._from_network(registrar, segmenter)[0]
         except StageFailed:
             return None
 
@@ -239,19 +239,35 @@ class _Task:
         seen = segmenter.see(fixed, moving, self.plan.spacing_mm)
         return seen if seen.dice() >= LEAST_AGREEMENT else None
 
-    def _from_network(self, registrar: Registrar) -> Velocity:
-        """The network's velocity on blocks of the working grid, as the search's first knots lie."""
+    def _from_network(
+        self, registrar: Registrar, segmenter: Segmenter | None
+    ) -> tuple[Velocity, Structures | None]:
+        """The network's velocity, and the structures it was told, on blocks of the working grid.
+
+        These are as large as the search's first.
+        """
         head = self.grid
         if self.masked:
             head, _ = grid_round(clipped(self.fixed), spacing_mm=self.plan.spacing_mm)
-        velocity, grid = network_velocity(
-            self.fixed, self.moving, self.affine, head, registrar, n_threads=self.n_threads
+        answer = network_velocity(
+            self.fixed,
+            self.moving,
+            self.affine,
+            head,
+            registrar,
+            segmenter,
+            n_threads=self.n_threads,
         )
         block = self.plan.search_block
         blocks = self.grid.coarser(block)
-        scale = blocks.spacing_mm / grid.spacing_mm
-        onto = field_on_blocks(velocity.to(self.device), grid, blocks)
-        return Velocity(onto / scale, block)
+
+        def on_blocks(field: torch.Tensor) -> torch.Tensor:
+            return field_on_blocks(field.to(self.device), answer.grid, blocks)
+
+        told = answer.structures
+        seen = told and Structures(on_blocks(told.fixed), on_blocks(told.moving), block)
+        scale = blocks.spacing_mm / answer.grid.spacing_mm
+        return Velocity(on_blocks(answer.velocity) / scale, block), seen
 
     def _result(
         self, found: Velocity, start: Velocity, kind: Start, seen: Structures | None = None

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from radloom.models.registration.descriptors import box_mean, mind_ssc
 
-__all__ = ["forces"]
+__all__ = ["forces", "forces_of_shares"]
 
 
 def forces(pair: torch.Tensor, block: int, n_scales: int) -> torch.Tensor:
@@ -28,17 +28,47 @@ def forces(pair: torch.Tensor, block: int, n_scales: int) -> torch.Tensor:
         return torch.stack([_of_one(images, block, n_scales, shape) for images in pair.float()])
 
 
+def forces_of_shares(fixed: torch.Tensor, moving: torch.Tensor, n_scales: int) -> torch.Tensor:
+    """(B, 3 n_scales, I, J, K) in voxels, from shares of structures; not differentiated.
+
+    Args:
+        fixed: (B, C, I, J, K) from 0 to 1; the shape divides by ``2**(n_scales - 1)``.
+        moving: the same.
+        n_scales: each with voxels twice as large as the one before.
+    """
+    with torch.no_grad():
+        return torch.stack(
+            [_of_scales(one, other, n_scales) for one, other in zip(fixed, moving, strict=True)]
+        )
+
+
 def _of_one(images: torch.Tensor, block: int, n_scales: int, shape: list[int]) -> torch.Tensor:
     found = []
     for factor in (2**n for n in range(n_scales)):
         size = block * factor
         coarse = functional.avg_pool3d(images, size) if size > 1 else images
-        guess = _demons(mind_ssc(coarse[0]), mind_ssc(coarse[1]))
-        guess = factor * box_mean(guess, 1)
-        if factor > 1:
-            guess = functional.interpolate(guess[None], size=shape, mode="trilinear")[0]
-        found.append(guess)
+        found.append(_guess(mind_ssc(coarse[0]), mind_ssc(coarse[1]), factor, shape))
     return torch.cat(found)
+
+
+def _of_scales(fixed: torch.Tensor, moving: torch.Tensor, n_scales: int) -> torch.Tensor:
+    found = []
+    for factor in (2**n for n in range(n_scales)):
+        one, other = (
+            functional.avg_pool3d(part, factor) if factor > 1 else part for part in (fixed, moving)
+        )
+        found.append(_guess(one, other, factor, list(fixed.shape[1:])))
+    return torch.cat(found)
+
+
+def _guess(
+    fixed: torch.Tensor, moving: torch.Tensor, factor: int, shape: list[int]
+) -> torch.Tensor:
+    """(3, *shape) The forces on voxels `factor` times as large, smoothed."""
+    guess = factor * box_mean(_demons(fixed, moving), 1)
+    if factor == 1:
+        return guess
+    return functional.interpolate(guess[None], size=shape, mode="trilinear")[0]
 
 
 def _demons(fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:

@@ -12,12 +12,13 @@ import torch
 from radloom.errors import StageFailed
 from radloom.models.bundles import bundle_sha256, find_bundle, load_bundle
 from radloom.models.registration.network import RegistrationNetwork
+from radloom.models.registration.structures import Segmenter, Structures
 from radloom.models.registration.working_grid import WorkingGrid
 from radloom.shapes import Volume
 from radloom.threads import torch_settings
 from radloom.transforms.spatial import Transform
 
-__all__ = ["BUNDLE", "Registrar", "network_velocity", "shipped_registrar"]
+__all__ = ["BUNDLE", "Answer", "Registrar", "network_velocity", "shipped_registrar"]
 
 BUNDLE = "head_mr_registration"
 
@@ -47,6 +48,17 @@ class Registrar:
         if device == self.device:
             return self
         return replace(self, network=deepcopy(self.network).to(device), device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a network says of a pair."""
+
+    velocity: torch.Tensor
+    """(3, I, J, K) of the fixed head, in voxels of `grid`."""
+    grid: WorkingGrid
+    structures: Structures | None = None
+    """In both heads on `grid`, as the network was told; None: it was told nothing."""
 
 
 def shipped_registrar(device: torch.device) -> Registrar:
@@ -98,13 +110,14 @@ def network_velocity(
     moving_from_fixed: Transform,
     round_head: WorkingGrid,
     registrar: Registrar,
+    segmenter: Segmenter | None = None,
     *,
     n_threads: int = 1,
-) -> tuple[torch.Tensor, WorkingGrid]:
-    """The velocity (3, I, J, K) of the fixed head, in voxels of the grid that comes with it.
+) -> Answer:
+    """What the network says of two volumes that an affine map has aligned.
 
-    Both are shown to the network as `Registration` shows them in training: as means of blocks no
-    larger than its voxels, then linear.
+    Both are shown to it as `Registration` shows them in training: as means of blocks no larger than
+    its voxels, then linear; beside them what the segmentation network sees on the same voxels.
 
     Args:
         fixed: (1, I, J, K), any grid.
@@ -112,27 +125,39 @@ def network_velocity(
         moving_from_fixed: affine.
         round_head: a grid round the fixed head.
         registrar: the network.
+        segmenter: what tells it about structures, if it wants to be told; None: nobody does.
         n_threads: of resampling.
 
     Raises:
         StageFailed: what the network gives is not finite, or farther than heads lie apart.
     """
     grid = network_grid(round_head, registrar)
-    views = (
-        _scaled(grid.see(fixed, None, n_threads=n_threads), fixed.meta["units"]),
-        _scaled(grid.see(moving, moving_from_fixed, n_threads=n_threads), moving.meta["units"]),
-    )
-    pair = torch.stack(views)[None].to(registrar.device)
+    network = registrar.network
+    views = [
+        grid.see(volume, way, n_threads=n_threads)
+        for volume, way in ((fixed, None), (moving, moving_from_fixed))
+    ]
+    shown = [
+        _scaled(view, volume.meta["units"])
+        for view, volume in zip(views, (fixed, moving), strict=True)
+    ]
+    classes: list[torch.Tensor] = []
+    if network.n_classes and segmenter is not None:
+        asked = replace(segmenter, sides=None)
+        classes = [asked.classes(view) for view in views]
+    told = [part.to(shown[0]) for part in classes or [torch.zeros_like(view) for view in views]]
+    pair = torch.stack([*shown, *told][: network.n_channels])[None].to(registrar.device)
     with torch_settings(1), torch.inference_mode():
-        velocity = registrar.network.velocity(pair)[0]
-    coarse = grid.coarser(registrar.network.fold)
+        velocity = network.velocity(pair)[0]
+    coarse = grid.coarser(network.fold)
     farthest = coarse.spacing_mm * float(velocity.abs().max())
     if not farthest <= FARTHEST_MM:
         raise StageFailed(
             f"voxelmorph: expected displacements up to {FARTHEST_MM:g} mm, got {farthest:g}: the "
             "network cannot read these volumes; choose hybrid or elastix"
         )
-    return velocity.clone(), coarse
+    structures = Structures.of(classes, network.n_classes, network.fold) if classes else None
+    return Answer(velocity.clone(), coarse, structures)
 
 
 def _scaled(image: torch.Tensor, units: str) -> torch.Tensor:

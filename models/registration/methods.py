@@ -34,7 +34,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 
 _BUNDLES: Mapping[Method, tuple[str, ...]] = {
     "elastix": (),
-    "voxelmorph": (REGISTRATION,),
+    "voxelmorph": (REGISTRATION, SEGMENTATION),
     "hybrid": (REGISTRATION, SEGMENTATION),
 }
 
@@ -132,7 +132,7 @@ def find_transform(
         return Found(found)
     device = how.device or torch.device("cpu")
     registrar = registrar_for(method, device)
-    segmenter = segmenter_for(method, fixed, moving, device)
+    segmenter = segmenter_for(fixed, moving, device)
     affine = register(
         fixed,
         moving,

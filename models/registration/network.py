@@ -1,4 +1,4 @@
-"""The velocity of a diffeomorphism from a pair of images (VoxelMorph)."""
+"""The velocity of a diffeomorphism from a pair of images and what is seen in them (VoxelMorph)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from monai.networks.utils import pixelunshuffle
 from torch.nn import functional
 
-from radloom.models.registration.forces import forces
+from radloom.models.registration.forces import forces, forces_of_shares
 
 __all__ = ["RegistrationNetwork", "enlarged", "integrate", "warp"]
 
@@ -24,29 +24,55 @@ class RegistrationNetwork(torch.nn.Module):  # type: ignore[misc]  # torch is no
     2 x 2 x 2 are its channels (Shi et al. 2016, doi:10.1109/CVPR.2016.207), an eighth of the work
     at one width, and nothing is computed that integration would average away.
 
+    With `n_classes` the input has two channels more: which structure a segmentation network sees
+    in each voxel of fixed and of moving. Whatever the contrasts, these are alike; 0 everywhere
+    where none has looked, and the images alone count.
+
+    With `n_passes` 2 and more the network looks again, with what it found so far: at the moving
+    head as it is warped by then, and at the velocity, to which it adds. Each pass has the same
+    weights (as Zhao et al. 2019, doi:10.1109/ICCV.2019.01070, cascade several networks); what it is
+    shown there is not differentiated.
+
     Args:
-        backbone: (B, 2 fold**3 + 3 n_forces, I/fold, J/fold, K/fold) -> (B, 3, I/fold, J/fold,
-            K/fold).
+        backbone: (B, C, I/fold, J/fold, K/fold) -> (B, 3, I/fold, J/fold, K/fold); C is
+            ``2 fold**3 + 3 n_forces``, with `n_classes` ``2 (n_classes - 1) + 3 n_forces`` more,
+            with several passes 3 more.
         n_steps: of scaling and squaring.
         fold: edge of the blocks in voxels; 1: none.
         n_forces: at how many scales the backbone is told, beside the images, where voxels seem to
             go (`forces.forces`).
+        n_classes: of the structures seen, with background; 0: they are no input.
+        n_passes: how often it looks.
     """
 
     def __init__(
-        self, backbone: torch.nn.Module, n_steps: int = 5, fold: int = 1, n_forces: int = 0
+        self,
+        backbone: torch.nn.Module,
+        n_steps: int = 5,
+        fold: int = 1,
+        n_forces: int = 0,
+        n_classes: int = 0,
+        n_passes: int = 1,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.n_steps = n_steps
         self.fold = fold
         self.n_forces = n_forces
+        self.n_classes = n_classes
+        self.n_passes = n_passes
+
+    @property
+    def n_channels(self) -> int:
+        """Of the input: both images, and both maps of structures."""
+        return 4 if self.n_classes else 2
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
         """(B, 3, I, J, K) `ddf` in voxels: where a voxel of fixed lies in moving, less where it is.
 
         Args:
-            pair: (B, 2, I, J, K): fixed, moving.
+            pair: (B, n_channels, I, J, K): fixed, moving, with `n_classes` also the number of the
+                class that each voxel of fixed and of moving is seen to be of.
         """
         return self._ddf(self.velocity(pair))
 
@@ -57,11 +83,45 @@ class RegistrationNetwork(torch.nn.Module):  # type: ignore[misc]  # torch is no
 
     def velocity(self, pair: torch.Tensor) -> torch.Tensor:
         """(B, 3, I/fold, J/fold, K/fold), in blocks of `fold` voxels a unit of time."""
-        seen = pixelunshuffle(pair, 3, self.fold) if self.fold > 1 else pair
-        if self.n_forces:
-            seen = torch.cat([seen, forces(pair, self.fold, self.n_forces).to(seen.dtype)], dim=1)
-        velocity: torch.Tensor = self.backbone(seen).float()
+        fixed, moving = pair[:, :1], pair[:, 1:2]
+        shares = [self._shares(pair[:, n : n + 1]) for n in range(2, self.n_channels)]
+        step = self._step(fixed, moving, shares)
+        velocity = step
+        for _ in range(1, self.n_passes):
+            with torch.no_grad():
+                blocks = integrate(velocity, self.n_steps)
+                seen = warp(moving, enlarged(blocks, self.fold))
+                there = [*shares[:1], *(warp(share, blocks) for share in shares[1:])]
+            velocity = velocity + self._step(fixed, seen, there, velocity.detach())
         return velocity
+
+    def _step(
+        self,
+        fixed: torch.Tensor,
+        moving: torch.Tensor,
+        shares: list[torch.Tensor],
+        velocity: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What one look adds to the velocity."""
+        pair = torch.cat([fixed, moving], dim=1)
+        told = [pixelunshuffle(pair, 3, self.fold) if self.fold > 1 else pair, *shares]
+        if self.n_forces:
+            told.append(forces(pair, self.fold, self.n_forces))
+            if shares:
+                told.append(forces_of_shares(shares[0], shares[1], self.n_forces))
+        if self.n_passes > 1:
+            still = torch.zeros_like(told[0][:, :1]).expand(-1, 3, -1, -1, -1)
+            told.append(still if velocity is None else velocity)
+        step: torch.Tensor = self.backbone(torch.cat([part.to(pair.dtype) for part in told], dim=1))
+        return step.float()
+
+    def _shares(self, classes: torch.Tensor) -> torch.Tensor:
+        """(B, n_classes - 1, i, j, k) of each class but background in blocks."""
+        numbers = range(1, self.n_classes)
+        own = ((classes == n).to(torch.float32) for n in numbers)
+        return torch.cat(
+            [functional.avg_pool3d(one, self.fold) if self.fold > 1 else one for one in own], dim=1
+        )
 
     def _ddf(self, velocity: torch.Tensor) -> torch.Tensor:
         return enlarged(integrate(velocity, self.n_steps), self.fold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -38,6 +39,26 @@ class Structures:
     """The same, aligned by the affine map."""
     block: int
     """Voxels of the working grid along an edge of theirs."""
+
+    @staticmethod
+    def of(classes: Sequence[torch.Tensor], n_classes: int, block: int) -> Structures:
+        """The shares in blocks of `block` voxels of a grid, which then count as its voxels.
+
+        Args:
+            classes: (I, J, K) numbers, of the fixed and of the moving head.
+            n_classes: with background.
+            block: voxels along an edge.
+        """
+        one, other = (
+            torch.stack(
+                [
+                    functional.avg_pool3d((own == n).to(torch.float32)[None], block)[0]
+                    for n in range(n_classes)
+                ]
+            )
+            for own in classes
+        )
+        return Structures(one, other, 1)
 
     def on_blocks(self, block: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Both, on blocks a whole number of times as large."""
@@ -88,6 +109,10 @@ class Segmenter:
     def shares(self, image: torch.Tensor) -> torch.Tensor:
         """(C, I, J, K) from 0 to 1, of each class in each voxel; see `scores`."""
         return self.scores(image).softmax(dim=0)
+
+    def classes(self, image: torch.Tensor) -> torch.Tensor:
+        """(I, J, K) uint8, the likeliest class of each voxel; see `scores`."""
+        return self.scores(image).argmax(dim=0).to(torch.uint8)
 
     def scores(self, image: torch.Tensor) -> torch.Tensor:
         """(C, I, J, K), the larger the likelier is a class in a voxel.

@@ -78,6 +78,8 @@ class GeneratedHeads:
             result = render_pair(anatomy, drawn, wanted)
         device = anatomy.structures.device
         result["spacing_mm"] = torch.tensor(spacing, device=device).reshape(3, 1, 1, 1)
+        has_ct = drawn.fixed_is_ct or drawn.moving_is_ct
+        result["has_ct"] = torch.tensor(has_ct, device=device).reshape(1, 1, 1, 1)
         return result
 
     def _two_persons(

@@ -51,6 +51,10 @@ class Registration:
     """How many voxels the window is off, at most."""
     affine_error: AffineError = field(default_factory=AffineError)
     """Of the moving head in the window, once structures lie on each other."""
+    structures: bool = False
+    """The network is also told what a segmentation network sees in both heads (`SeenHeads`)."""
+    unseen_probability: float = 0.1
+    """Of telling it nothing in spite of that, as where no such network is at hand."""
     stride: int = 1
     """Every so many voxels along each axis the loss looks."""
     pairs: bool = True
@@ -59,7 +63,7 @@ class Registration:
     """Of both heads."""
 
     def prepare(self, sample: Sample, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Input: fixed and moving image; displacements become voxels."""
+        """Input: fixed and moving image, and what is seen there; displacements become voxels."""
         batch = _in_voxels(sample)
         if self.window is not None and "fixed" in batch:
             batch = self._seen_through_window(_turned_round(batch, generator), generator)
@@ -68,6 +72,13 @@ class Registration:
             for side in ("fixed", "moving")
         ]
         batch.pop("inverse", None)
+        seen = [batch.pop(f"{side}_seen", None) for side in ("fixed", "moving")]
+        if self.structures:
+            untold = chance(generator, self.unseen_probability)
+            images += [
+                torch.zeros_like(image) if classes is None or untold else classes.float()
+                for image, classes in zip(images, seen, strict=True)
+            ]
         return {"image": torch.cat(images), **batch}
 
     def _seen_through_window(
@@ -85,8 +96,8 @@ class Registration:
         there = there @ self.affine_error.draw(generator, middle)
         into = torch.eye(4, dtype=torch.float64)
         into[:3, 3] = torch.tensor(start)
-        result = {name: cut(batch[name], start, shape) for name in ("fixed", "fixed_image")}
-        for name in ("moving", "moving_image"):
+        result = {n: cut(batch[n], start, shape) for n in batch if n.startswith("fixed")}
+        for name in (name for name in batch if name.startswith("moving")):
             result[name] = moved(batch[name], there @ into, shape)
         if "ddf" in batch:
             result["ddf"] = displacement_seen(cut(batch["ddf"], start, shape), there, start)
@@ -102,7 +113,7 @@ class Registration:
                 batch["fixed"], batch["moving"], pred, len(CLASSES), self.stride
             )
         else:
-            fixed, moving = batch["image"].split(1, dim=1)
+            fixed, moving = batch["image"][:, :2].split(1, dim=1)
             parts["match"] = GlobalMutualInformationLoss()(warp(moving, pred), fixed)
         known = "ddf" in batch
         parts["way"] = (
@@ -126,7 +137,7 @@ class Registration:
 
     def pictures(self, pred: torch.Tensor, batch: Sample) -> list[Picture]:
         """Fixed, moving, warped moving; structures; the field's size."""
-        fixed, moving = batch["image"][:1].split(1, dim=1)
+        fixed, moving = batch["image"][:1, :2].split(1, dim=1)
         row = [
             Picture("fixed", fixed[0, 0], 0.0, 1.1),
             Picture("moving", moving[0, 0], 0.0, 1.1),
@@ -143,7 +154,8 @@ class Registration:
 
 def _in_voxels(sample: Sample) -> dict[str, torch.Tensor]:
     """Images, classes, displacements in voxels there and back, as far as they are known."""
-    batch = {f"{side}_image": sample[f"{side}_image"] for side in ("fixed", "moving")}
+    names = [f"{side}_{name}" for side in ("fixed", "moving") for name in ("image", "seen")]
+    batch = {name: sample[name] for name in names if name in sample}
     if "fixed_label" in sample:
         batch |= {side: class_of_label(sample[f"{side}_label"]) for side in ("fixed", "moving")}
     if "displacement_mm" in sample:
@@ -162,7 +174,9 @@ def _turned_round(
     if not turn:
         return batch
     other = {"fixed": "moving", "moving": "fixed", "ddf": "inverse", "inverse": "ddf"}
-    other |= {"fixed_image": "moving_image", "moving_image": "fixed_image"}
+    for name in ("image", "seen"):
+        one, two = f"fixed_{name}", f"moving_{name}"
+        other |= {one: two, two: one}
     return {name: batch[other[name]] for name in batch}
 
 

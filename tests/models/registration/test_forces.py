@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from radloom.models.registration.forces import forces
+from radloom.models.registration.forces import forces, forces_of_shares
 
 
 def blobs(shift: float, *, inverted: bool = False) -> torch.Tensor:
@@ -38,3 +38,19 @@ def test_equal_heads_give_none() -> None:
     found = forces(pair, 2, 3)
     assert found.shape == (2, 9, 16, 16, 16)
     assert float(found.abs().max()) < 1e-4
+
+
+def test_shares_of_structures_point_the_same_way() -> None:
+    """As the images do, and whatever else is in the image."""
+    fixed, moving = (
+        torch.stack([(image > level).float() for level in (0.4, 1.2)])[None]
+        for image in (blobs(0.0), blobs(2.0))
+    )
+    pooled = [torch.nn.functional.avg_pool3d(part[0], 2)[None] for part in (fixed, moving)]
+    found = forces_of_shares(*pooled, 2)
+    assert found.shape == (1, 6, 16, 16, 16)
+    middle = found[0].flatten(1).mean(1)
+    for along_i, *others in (middle[:3].tolist(), middle[3:].tolist()):
+        assert along_i > 0.01
+        assert all(abs(other) < 0.3 * along_i for other in others)
+    assert not forces_of_shares(pooled[0], pooled[0], 2).any()

@@ -21,6 +21,7 @@ from radloom.models.registration.learned import (
     shipped_registrar,
 )
 from radloom.models.registration.network import RegistrationNetwork
+from radloom.models.registration.structures import Segmenter
 from radloom.models.registration.working_grid import grid_round
 from radloom.transforms.spatial import Transform
 
@@ -46,14 +47,15 @@ def test_both_heads_are_shown_aligned_and_scaled(scene, fixed, recorder):
     moving = scene.picture("t1", moved=moved, seed=3)
     grid, _ = grid_round(fixed)
     registrar = Registrar(RegistrationNetwork(recorder), shape=SHAPE, spacing_mm=SPACING)
-    velocity, own = network_velocity(fixed, moving, moved, grid, registrar)
+    answer = network_velocity(fixed, moving, moved, grid, registrar)
     one, other = recorder.pair[0].numpy()
     assert recorder.pair.shape == (1, 2, *SHAPE)
     assert np.quantile(one, 0.995) == pytest.approx(1.0, abs=0.05)
     assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.97
-    assert velocity.shape == (3, *SHAPE)
-    assert own.shape == SHAPE
-    assert torch.equal(velocity, torch.ones_like(velocity))
+    assert answer.velocity.shape == (3, *SHAPE)
+    assert answer.grid.shape == SHAPE
+    assert torch.equal(answer.velocity, torch.ones_like(answer.velocity))
+    assert answer.structures is None
 
 
 def test_a_folded_network_s_velocity_is_of_blocks(fixed):
@@ -63,9 +65,36 @@ def test_a_folded_network_s_velocity_is_of_blocks(fixed):
 
     grid, _ = grid_round(fixed)
     registrar = Registrar(RegistrationNetwork(Steady(), fold=2), shape=SHAPE, spacing_mm=SPACING)
-    velocity, own = network_velocity(fixed, fixed, Transform.identity(), grid, registrar)
-    assert velocity.shape == (3, 16, 16, 16)
-    assert own == network_grid(grid, registrar).coarser(2)
+    answer = network_velocity(fixed, fixed, Transform.identity(), grid, registrar)
+    assert answer.velocity.shape == (3, 16, 16, 16)
+    assert answer.grid == network_grid(grid, registrar).coarser(2)
+
+
+class Bright(torch.nn.Module):
+    """Three classes, of which it sees the third where it is bright, the first elsewhere."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return torch.cat([-batch, torch.full_like(batch, -9), batch], dim=1)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_network_is_told_of_structures_where_somebody_sees_them(fixed, recorder, asked):
+    network = RegistrationNetwork(recorder, n_classes=3)
+    registrar = Registrar(network, shape=SHAPE, spacing_mm=SPACING)
+    grid, _ = grid_round(fixed)
+    segmenter = Segmenter(Bright()) if asked else None
+    answer = network_velocity(fixed, fixed, Transform.identity(), grid, registrar, segmenter)
+    told = recorder.pair[0]
+    assert told.shape == (2 + 2 * 2, *SHAPE)
+    bright = (told[0] > told[0].mean()).float()
+    assert torch.equal(told[3], bright if asked else torch.zeros_like(bright))
+    assert torch.equal(told[5], told[3])
+    assert not told[[2, 4]].any()
+    if asked:
+        assert torch.equal(answer.structures.fixed[2], bright)
+        assert answer.structures.dice() == 1.0
+    else:
+        assert answer.structures is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2 * FARTHEST_MM])
@@ -93,7 +122,7 @@ def test_what_hybrid_starts_from_is_what_the_network_alone_gives(fixed):
     network = RegistrationNetwork(Hill())
     grid, _ = grid_round(fixed)
     registrar = Registrar(network, shape=SHAPE, spacing_mm=SPACING)
-    velocity, _ = network_velocity(fixed, fixed, Transform.identity(), grid, registrar)
+    velocity = network_velocity(fixed, fixed, Transform.identity(), grid, registrar).velocity
     whole = network(torch.zeros(1, 2, *SHAPE))[0]
     torch.testing.assert_close(exponential(velocity), whole, atol=0.25, rtol=0)
     assert float(whole.abs().max()) > 3

@@ -50,6 +50,23 @@ def test_any_shape_is_seen_scaled_and_padded_to_what_the_network_takes():
     assert torch.equal(shares[1] > 0.5, image > image.double().mean())
 
 
+def test_the_likeliest_class_of_each_voxel():
+    image = torch.rand((8, 9, 10), generator=torch.Generator().manual_seed(0))
+    classes = Segmenter(Bright()).classes(image)
+    assert classes.dtype == torch.uint8
+    assert torch.equal(classes == 1, image > image.double().mean())
+
+
+def test_shares_of_classes_in_blocks():
+    fixed = torch.zeros(4, 4, 4, dtype=torch.uint8)
+    fixed[:3] = 2
+    seen = Structures.of((fixed, fixed.flip(0)), 3, 2)
+    assert seen.fixed.shape == (3, 2, 2, 2)
+    assert seen.fixed[2].unique().tolist() == [0.5, 1.0]
+    assert torch.equal(seen.moving, seen.fixed.flip(1))
+    assert not seen.fixed[1].any()
+
+
 def test_both_heads_are_seen_on_blocks_of_the_network_s_spacing():
     view = torch.arange(32.0**3).reshape(32, 32, 32)
     seen = Segmenter(Bright()).see(view, -view, 1.0)
@@ -149,7 +166,7 @@ def own_bundle(tmp_path, monkeypatch):
 def test_absent_weights_leave_the_images_alone(own_bundle, fixed):
     with pytest.raises(MissingWeights, match="has no weights"):
         shipped_segmenter(torch.device("cpu"))
-    assert segmenter_for("hybrid", fixed, fixed, torch.device("cpu")) is None
+    assert segmenter_for(fixed, fixed, torch.device("cpu")) is None
 
 
 def test_the_bundle_s_network_sees_pairs_of_mr(own_bundle, scene, fixed):
@@ -160,12 +177,11 @@ def test_the_bundle_s_network_sees_pairs_of_mr(own_bundle, scene, fixed):
     (own_bundle / "models").mkdir()
     torch.save(network.half().state_dict(), own_bundle / "models" / "model.pt")
     cpu = torch.device("cpu")
-    segmenter = segmenter_for("hybrid", fixed, fixed, cpu)
+    segmenter = segmenter_for(fixed, fixed, cpu)
     assert segmenter is shipped_segmenter(cpu)
     assert segmenter.refinement is not None
     assert segmenter.shares(torch.rand(16, 16, 20)).shape == (37, 16, 16, 20)
-    assert segmenter_for("voxelmorph", fixed, fixed, cpu) is None
-    assert segmenter_for("hybrid", fixed, scene.picture("ct"), cpu) is None
+    assert segmenter_for(fixed, scene.picture("ct"), cpu) is None
 
 
 def test_the_number_of_threads_changes_no_bit(own_bundle):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from radloom.models.registration.network import warp
-from radloom.models.segmentation.classes import CLASSES
+from radloom.models.segmentation.classes import CLASSES, class_of_label
 from radloom.models.training.sources import open_source
 from radloom.models.training.task import weighted_mean
 from radloom.models.training.tasks.overlap import soft_dice_loss
@@ -151,3 +151,25 @@ def test_each_time_a_sample_serves_it_looks_another_way(pair) -> None:
     )
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not torch.equal(one["moving"], other["moving"])
+
+
+def test_structures_seen_are_laid_as_the_heads_are(pair) -> None:
+    """A segmenter that errs nowhere tells what the labels tell, moved and turned with them."""
+    seen = {f"{side}_seen": class_of_label(pair[f"{side}_label"]) for side in ("fixed", "moving")}
+    task = Registration(window=WINDOW, structures=True, unseen_probability=0.0)
+    for seed in range(3):
+        batch = task.prepare({**pair, **seen}, torch.Generator().manual_seed(seed))
+        assert batch["image"].shape == (4, *WINDOW)
+        assert torch.equal(batch["image"][2:3], batch["fixed"].float())
+        assert torch.equal(batch["image"][3:], batch["moving"].float())
+        assert set(batch) == {"image", "fixed", "moving", "ddf"}
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_sometimes_nobody_tells(pair, given) -> None:
+    seen = {f"{side}_seen": class_of_label(pair[f"{side}_label"]) for side in ("fixed", "moving")}
+    task = Registration(window=WINDOW, structures=True, unseen_probability=1.0 if given else 0.0)
+    batch = task.prepare({**pair, **(seen if given else {})}, torch.Generator().manual_seed(0))
+    assert batch["image"].shape == (4, *WINDOW)
+    assert batch["image"][:2].any()
+    assert not batch["image"][2:].any()
