@@ -14,6 +14,8 @@ from radloom.errors import MissingWeights
 from radloom.models.bundles import find_bundle
 from radloom.models.registration.deformable import deform, segmenter_for
 from radloom.models.registration.instance import FAST, FULL, TRUSTED_AGREEMENT
+from radloom.models.registration.learned import Registrar
+from radloom.models.registration.network import RegistrationNetwork
 from radloom.models.registration.structures import (
     BUNDLE,
     SPACING_MM,
@@ -130,6 +132,35 @@ def test_structures_lead_where_the_images_say_nothing(scene, fixed):
     assert found.structures_after > found.structures_before + 0.05
     assert found.moving_from_fixed.displacement_mm[0].max() > 1.5
     assert found.moving_from_fixed.folded_share() == 0
+
+
+class Steady(torch.nn.Module):
+    """Half a voxel along R, at each look and wherever."""
+
+    def forward(self, told: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([0.5, 0, 0]).reshape(1, 3, 1, 1, 1).expand(1, 3, *told.shape[2:])
+
+
+@pytest.mark.parametrize("shift_mm", [0.0, 8.0])
+def test_the_network_alone_is_judged_by_the_structures_that_it_was_told(scene, fixed, shift_mm):
+    """Its map goes 8 mm along R: right where the head lies there, wrong where it did not move."""
+    network = RegistrationNetwork(Steady(), fold=2, n_classes=2, n_passes=2)
+    registrar = Registrar(network, shape=(48, 64, 48), spacing_mm=(4.0, 4.0))
+    moving = scene.picture("t1", moved=scene.move((0, 0, 0), (shift_mm, 0, 0)), seed=5)
+    found = deform(
+        fixed,
+        moving,
+        STILL,
+        method="voxelmorph",
+        registrar=registrar,
+        segmenter=Segmenter(Bright()),
+        fast=True,
+    )
+    middle = found.moving_from_fixed.apply([[0, 0, 0]])
+    np.testing.assert_allclose(middle, [[8, 0, 0]], atol=0.1)
+    gain = found.structures_after - found.structures_before
+    assert (gain > 0.05) == (shift_mm > 0)
+    assert abs(gain) > 0.05
 
 
 def test_fine_structures_are_followed_where_coarse_ones_agree():
