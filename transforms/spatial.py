@@ -169,7 +169,8 @@ class Transform:
         into_voxels = np.linalg.inv(self.grid_affine[:3, :3]).astype(np.float32)
         side = np.sign(np.linalg.det(self.matrix[:3, :3])).astype(np.float32)
         n, *plane = self.displacement_mm.shape[1:]
-        rows = max(1, _SLAB_VOXELS // int(np.prod(plane)))
+        per_row = int(np.prod(plane))
+        rows = max(1, _SLAB_VOXELS // per_row)
         folded = 0
         for start in range(0, n, rows):
             low = max(0, start - 1)
@@ -177,7 +178,7 @@ class Transform:
             determinant = _determinant(np.einsum("ab,bijk->aijk", into_voxels, slab))
             own = determinant[start - low : start - low + rows]
             folded += int((own * side <= 0).sum())
-        return float(folded / (n * np.prod(plane)))
+        return float(folded / (n * per_row))
 
 
 def _determinant(field: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

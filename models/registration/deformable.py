@@ -34,7 +34,12 @@ from radloom.models.registration.instance import (
     optimise,
     pooled,
 )
-from radloom.models.registration.learned import Registrar, network_velocity, shipped_registrar
+from radloom.models.registration.learned import (
+    Answer,
+    Registrar,
+    network_velocity,
+    shipped_registrar,
+)
 from radloom.models.registration.search import search
 from radloom.models.registration.structures import Segmenter, Structures, shipped_segmenter
 from radloom.models.registration.working_grid import (
@@ -191,8 +196,9 @@ class _Task:
         if method == "voxelmorph":
             if registrar is None:
                 raise MissingWeights("voxelmorph: expected a network, got none: choose hybrid")
-            velocity, seen = self._from_network(registrar, segmenter)
-            return self._result(velocity, velocity, "network", seen)
+            answer = self._answer(registrar, segmenter)
+            velocity = self._velocity(answer)
+            return self._result(velocity, velocity, "network", self._told(answer))
         fixed, moving = (
             self.grid.see(clipped(volume), way, n_threads=self.n_threads).to(self.device)
             for volume, way in ((self.fixed, None), (self.moving, self.affine))
@@ -226,7 +232,7 @@ class _Task:
         if registrar is None:
             return None
         try:
-            return self._from_network(registrar, segmenter)[0]
+            return self._velocity(self._answer(registrar, segmenter))
         except StageFailed:
             return None
 
@@ -239,17 +245,12 @@ class _Task:
         seen = segmenter.see(fixed, moving, self.plan.spacing_mm)
         return seen if seen.dice() >= LEAST_AGREEMENT else None
 
-    def _from_network(
-        self, registrar: Registrar, segmenter: Segmenter | None
-    ) -> tuple[Velocity, Structures | None]:
-        """The network's velocity, and the structures it was told, on blocks of the working grid.
-
-        These are as large as the search's first.
-        """
+    def _answer(self, registrar: Registrar, segmenter: Segmenter | None) -> Answer:
+        """What the network says, on a grid of its own."""
         head = self.grid
         if self.masked:
             head, _ = grid_round(clipped(self.fixed), spacing_mm=self.plan.spacing_mm)
-        answer = network_velocity(
+        return network_velocity(
             self.fixed,
             self.moving,
             self.affine,
@@ -258,16 +259,24 @@ class _Task:
             segmenter,
             n_threads=self.n_threads,
         )
+
+    def _velocity(self, answer: Answer) -> Velocity:
+        """The network's velocity on blocks of the working grid, as the search's first knots lie."""
         block = self.plan.search_block
-        blocks = self.grid.coarser(block)
+        scale = block * self.grid.spacing_mm / answer.grid.spacing_mm
+        return Velocity(self._on_blocks(answer.velocity, answer.grid) / scale, block)
 
-        def on_blocks(field: torch.Tensor) -> torch.Tensor:
-            return field_on_blocks(field.to(self.device), answer.grid, blocks)
-
+    def _told(self, answer: Answer) -> Structures | None:
+        """The structures that the network was told, on the same blocks."""
         told = answer.structures
-        seen = told and Structures(on_blocks(told.fixed), on_blocks(told.moving), block)
-        scale = blocks.spacing_mm / answer.grid.spacing_mm
-        return Velocity(on_blocks(answer.velocity) / scale, block), seen
+        if told is None:
+            return None
+        one, other = (self._on_blocks(part, answer.grid) for part in (told.fixed, told.moving))
+        return Structures(one, other, self.plan.search_block)
+
+    def _on_blocks(self, field: torch.Tensor, grid: WorkingGrid) -> torch.Tensor:
+        blocks = self.grid.coarser(self.plan.search_block)
+        return field_on_blocks(field.to(self.device), grid, blocks)
 
     def _result(
         self, found: Velocity, start: Velocity, kind: Start, seen: Structures | None = None

@@ -143,8 +143,7 @@ def network_velocity(
     ]
     classes: list[torch.Tensor] = []
     if network.n_classes and segmenter is not None:
-        asked = replace(segmenter, sides=None)
-        classes = [asked.classes(view) for view in views]
+        classes = [segmenter.classes(view) for view in views]
     told = [part.to(shown[0]) for part in classes or [torch.zeros_like(view) for view in views]]
     pair = torch.stack([*shown, *told][: network.n_channels])[None].to(registrar.device)
     with torch_settings(1), torch.inference_mode():

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from radloom.models.registration.forces import forces, forces_of_shares
 
-__all__ = ["RegistrationNetwork", "enlarged", "integrate", "warp"]
+__all__ = ["RegistrationNetwork", "class_shares", "enlarged", "integrate", "warp"]
 
 
 class RegistrationNetwork(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
@@ -84,9 +84,11 @@ class RegistrationNetwork(torch.nn.Module):  # type: ignore[misc]  # torch is no
     def velocity(self, pair: torch.Tensor) -> torch.Tensor:
         """(B, 3, I/fold, J/fold, K/fold), in blocks of `fold` voxels a unit of time."""
         fixed, moving = pair[:, :1], pair[:, 1:2]
-        shares = [self._shares(pair[:, n : n + 1]) for n in range(2, self.n_channels)]
-        step = self._step(fixed, moving, shares)
-        velocity = step
+        shares = [
+            class_shares(pair[:, n : n + 1], self.n_classes, self.fold)[:, 1:]
+            for n in range(2, self.n_channels)
+        ]
+        velocity = self._step(fixed, moving, shares)
         for _ in range(1, self.n_passes):
             with torch.no_grad():
                 blocks = integrate(velocity, self.n_steps)
@@ -115,14 +117,6 @@ class RegistrationNetwork(torch.nn.Module):  # type: ignore[misc]  # torch is no
         step: torch.Tensor = self.backbone(torch.cat([part.to(pair.dtype) for part in told], dim=1))
         return step.float()
 
-    def _shares(self, classes: torch.Tensor) -> torch.Tensor:
-        """(B, n_classes - 1, i, j, k) of each class but background in blocks."""
-        numbers = range(1, self.n_classes)
-        own = ((classes == n).to(torch.float32) for n in numbers)
-        return torch.cat(
-            [functional.avg_pool3d(one, self.fold) if self.fold > 1 else one for one in own], dim=1
-        )
-
     def _ddf(self, velocity: torch.Tensor) -> torch.Tensor:
         return enlarged(integrate(velocity, self.n_steps), self.fold)
 
@@ -139,6 +133,18 @@ def integrate(velocity: torch.Tensor, n_steps: int = 5) -> torch.Tensor:
         for _ in range(n_steps):
             ddf = ddf + warp(ddf, ddf, padding_mode="border")
         return ddf
+
+
+def class_shares(classes: torch.Tensor, n_classes: int, block: int) -> torch.Tensor:
+    """(B, n_classes, i, j, k) from 0 to 1, of each class in blocks of `block` voxels.
+
+    Args:
+        classes: (B, 1, I, J, K) numbers; background is 0.
+        n_classes: with background.
+        block: voxels along an edge.
+    """
+    own = ((classes == n).to(torch.float32) for n in range(n_classes))
+    return torch.cat([functional.avg_pool3d(one, block) for one in own], dim=1)
 
 
 def enlarged(ddf: torch.Tensor, factor: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from radloom.models.bundles import bundle_config, bundle_sha256, find_bundle, weights_path
 from radloom.models.inference import load_weights
 from radloom.models.registration.flow import sampled
+from radloom.models.registration.network import class_shares
 from radloom.models.segmentation.labelling import refined_labels
 from radloom.models.segmentation.planned import find_planned
 from radloom.models.segmentation.refinement import Refinement
@@ -49,15 +50,7 @@ class Structures:
             n_classes: with background.
             block: voxels along an edge.
         """
-        one, other = (
-            torch.stack(
-                [
-                    functional.avg_pool3d((own == n).to(torch.float32)[None], block)[0]
-                    for n in range(n_classes)
-                ]
-            )
-            for own in classes
-        )
+        one, other = (class_shares(own[None, None], n_classes, block)[0] for own in classes)
         return Structures(one, other, 1)
 
     def on_blocks(self, block: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,8 +104,8 @@ class Segmenter:
         return self.scores(image).softmax(dim=0)
 
     def classes(self, image: torch.Tensor) -> torch.Tensor:
-        """(I, J, K) uint8, the likeliest class of each voxel; see `scores`."""
-        return self.scores(image).argmax(dim=0).to(torch.uint8)
+        """(I, J, K) uint8, the likeliest class of each voxel at one look; see `scores`."""
+        return replace(self, sides=None).scores(image).argmax(dim=0).to(torch.uint8)
 
     def scores(self, image: torch.Tensor) -> torch.Tensor:
         """(C, I, J, K), the larger the likelier is a class in a voxel.

@@ -124,9 +124,9 @@ def field_on_grid(
     carried = torch.stack([a * ddf[0] + b * ddf[1] + c * ddf[2] for a, b, c in linear])[None]
     field = np.empty((3, *shape), dtype=np.float32)
     rows = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
+    i, j, k = (torch.arange(n, dtype=torch.float32, device=ddf.device) for n in shape)
     for start in range(0, shape[0], rows):
-        axes = [torch.arange(n, dtype=torch.float32, device=ddf.device) for n in shape]
-        axes[0] = axes[0][start : start + rows]
+        axes = (i[start : start + rows], j, k)
         places = torch.stack(_over(into[::-1], axes), dim=-1)[None]
         moved = functional.grid_sample(
             carried, places, mode="bilinear", padding_mode="border", align_corners=True

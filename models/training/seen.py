@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -51,5 +51,4 @@ def seen_heads(source: Source | None = None) -> SeenHeads | None:
     """
     if source is None:
         return None
-    segmenter = replace(shipped_segmenter(torch.device("cpu")), sides=None)
-    return SeenHeads(source, segmenter)
+    return SeenHeads(source, shipped_segmenter(torch.device("cpu")))
